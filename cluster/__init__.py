@@ -1,0 +1,1 @@
+"""Where and when: coordinator, ledger, fleets, weight store, verifier service, monitor, CLI."""

@@ -1,0 +1,1 @@
+"""What to ask next: prompt sources and their order."""

@@ -1,0 +1,1 @@
+"""The two-core demonstration: its model, its data, its command."""

@@ -1,0 +1,1 @@
+"""What was achieved: held-out evaluation, intervals, the independent detector."""

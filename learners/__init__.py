@@ -1,0 +1,1 @@
+"""Numbers in, weights out: advantages, objectives, packing, the DeepSpeed engine, checkpoints."""

@@ -1,0 +1,1 @@
+"""Text in, verdict out: verifiers by principle, and how verdicts become one reward."""

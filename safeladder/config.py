@@ -1,0 +1,371 @@
+"""The one schema of a run: YAML in, frozen models out. Unknown keys are refused.
+
+Users choose few numbers; what follows from them is a property with its formula. How files and
+overrides are merged stands in ``config_loading``; this module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of every part of the tree."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class RunConfig(Section):
+    """Identity, length and seed of a run."""
+
+    name: Name
+    """Folder of the run below ``root``."""
+    root: Path = Path("runs")
+    """Where runs live."""
+    steps: PositiveInt
+    """Optimizer steps to train."""
+    seed: NonNegativeInt = 0
+    """Seeds the order of the data and, in deterministic mode, every sample."""
+    deterministic: bool = False
+    """Same config, same losses bit for bit. Needs the transformers engine, one rollout actor and
+    ``schedule.max_staleness: 0``."""
+
+    @property
+    def directory(self) -> Path:
+        """``root / name``."""
+        return self.root / self.name
+
+
+class ModelConfig(Section):
+    """The model that is trained, and how prompts are rendered for it."""
+
+    path: Path
+    """Folder in Hugging Face layout (config.json, safetensors, tokenizer)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Of policy and reference; the learner keeps float32 masters."""
+    system_prompt: str | None = None
+    """Put before every prompt that has no system turn of its own."""
+    chat_template: str | None = None
+    """Jinja template instead of the tokenizer's own."""
+
+
+class DataConfig(Section):
+    """Prompt files."""
+
+    train: tuple[Path, ...]
+    """JSON-lines files of prompts."""
+    held_out: tuple[Path, ...] = ()
+    """Prompts of the evaluation before and after."""
+    shuffle: bool = True
+    """New order in every pass, a pure function of (seed, epoch)."""
+
+
+class VllmConfig(Section):
+    """Settings of the vLLM engine."""
+
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs of one engine."""
+    gpu_memory_utilization: Share = 0.9
+    """Share of GPU memory for weights and cache."""
+    cpu_kv_cache_gib: PositiveFloat = 1.0
+    """Size of the cache in the CPU build."""
+    max_num_seqs: PositiveInt = 64
+    """Sequences decoded together."""
+    enforce_eager: bool = True
+    """No graph capture: starts faster, decodes slower on GPUs."""
+
+
+class RolloutConfig(Section):
+    """The fleet that generates, and how it samples."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    """``transformers`` is small, exact and slow: for tests and deterministic runs."""
+    actors: PositiveInt = 1
+    """Engines in the fleet."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Completions of one prompt; advantages compare siblings."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Longer rendered prompts are dropped with the reason ``failed``."""
+    max_new_tokens: PositiveInt = 1024
+    """Length limit of a completion."""
+    temperature: PositiveFloat = 1.0
+    """Used by the engine and by the learner alike."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling; below 1 the behaviour log-probs belong to the cut distribution."""
+    max_concurrent_groups: PositiveInt = 8
+    """Leases that one engine holds at a time."""
+    group_deadline_s: PositiveFloat = 600.0
+    """A lease older than this is taken back and given out again."""
+    max_attempts: PositiveInt = 3
+    """After so many failed attempts the group is dropped as ``failed``."""
+    kv_on_update: Literal["keep", "recompute"] = "keep"
+    """Cache of requests in flight at a weight update: keep it (tokens after the update see keys of
+    the old weights) or recompute it."""
+    num_gpus: NonNegativeFloat = 0.0
+    """GPUs reserved for each actor."""
+    num_cpus: NonNegativeFloat = 1.0
+    """Cores reserved for each actor."""
+    vllm: VllmConfig = VllmConfig()
+
+    @property
+    def max_model_tokens(self) -> int:
+        """Context length the engine must hold: prompt + completion."""
+        return self.max_prompt_tokens + self.max_new_tokens
+
+
+class ServiceConfig(Section):
+    """A verifier behind gRPC."""
+
+    address: str | None = None
+    """``host:port`` of a running ``safeladder serve-verifier``."""
+    spawn: bool = False
+    """Start the service beside the run on a free loopback port, and end it with the run."""
+    token_file: Path | None = None
+    """File whose content is sent as bearer token."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.address is None) == (not self.spawn):
+            raise ValueError("give either `address: host:port` or `spawn: true`")
+        return self
+
+
+class PrincipleConfig(Section):
+    """One principle: who judges it, where, and what a failure does."""
+
+    verifier: str | None = None
+    """``module:Class`` of a verifier; not needed if a service at ``service.address`` decides."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the verifier."""
+    service: ServiceConfig | None = None
+    """Score over gRPC instead of inside the verifier actor."""
+    actors: PositiveInt = 1
+    """Verifier actors of this principle."""
+    timeout_s: PositiveFloat = 30.0
+    """A score that takes longer is INVALID(timeout)."""
+    on_invalid: Literal["retry", "drop_sample", "drop_group", "pause", "fail"] = "retry"
+    """What an INVALID verdict does. ``retry`` asks again, then drops the group."""
+    max_retries: NonNegativeInt = 2
+    """Further tries under ``retry``."""
+
+    @model_validator(mode="after")
+    def _has_a_judge(self) -> Self:
+        if self.verifier is None and (self.service is None or self.service.address is None):
+            raise ValueError("name a `verifier: module:Class` or a `service.address`")
+        return self
+
+
+class RewardConfig(Section):
+    """How verdicts become one scalar."""
+
+    combine: Literal["additive"] = "additive"
+    """R = sum of weight x score over the principles of the route."""
+    filter_zero_variance: bool = True
+    """Drop groups whose siblings all earn the same reward: they carry no gradient."""
+
+
+class ReferenceConfig(Section):
+    """The frozen policy and its KL term."""
+
+    kl_coefficient: NonNegativeFloat = 0.0
+    """Weight of the KL to the frozen base policy in the loss; 0 starts no reference actor unless
+    ``always`` is set."""
+    always: bool = False
+    """Compute reference log-probs for the KL metric even with coefficient 0."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """k1 = log-ratio, k2 = half its square, k3 = ratio - 1 - log-ratio (Schulman 2020)."""
+    actors: PositiveInt = 1
+    """Replicas of the frozen policy."""
+    batch_tokens: PositiveInt = 4096
+    """Token budget of one forward pass."""
+    num_gpus: NonNegativeFloat = 0.0
+    """GPUs reserved for each actor."""
+    num_cpus: NonNegativeFloat = 1.0
+    """Cores reserved for each actor."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether groups need reference log-probs before they count as SCORED."""
+        return self.kl_coefficient > 0 or self.always
+
+
+class ObjectiveConfig(Section):
+    """Defaults are the ``cpgd`` profile: CPGD report, arXiv 2505.12504."""
+
+    policy_loss: Literal["cpg", "ppo_clip"] = "cpg"
+    """``cpg`` clips the log-ratio; ``ppo_clip`` clips the ratio (GRPO)."""
+    clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Half width of the trust region of the ratio."""
+    drift_coefficient: NonNegativeFloat = 0.01
+    """Weight alpha of the pull towards the behaviour policy; 0 turns it off."""
+    drift_cap: PositiveFloat = 2.0
+    """Cap c on (ratio - 1) in the drift gradient."""
+    group_weight: Literal["equal", "std", "clip_filter"] = "std"
+    """w(x) on R - mean: 1, 1/std of the group (GRPO's advantage), or the clip-filter weight."""
+    group_weight_cap: PositiveFloat = 3.0
+    """Cap of the clip-filter weight."""
+    aggregation: Literal["token-mean", "prompt-token-mean", "seq-mean-token-mean"] = "token-mean"
+    """How token losses become one number."""
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed ranks and their optimizer."""
+
+    ranks: PositiveInt = 1
+    """DeepSpeed processes, one Ray actor each."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage."""
+    lr: PositiveFloat = 1e-6
+    """Peak learning rate of AdamW."""
+    warmup_steps: NonNegativeInt = 0
+    """Linear warm-up, then constant."""
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    """AdamW moments."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Global clip of the gradient norm."""
+    epochs: PositiveInt = 1
+    """Passes over each batch (inner epochs)."""
+    micro_batch_tokens: PositiveInt = 8192
+    """Token budget of one packed row, prompts included."""
+    train_last_layers: PositiveInt | None = None
+    """Train only the last k decoder layers and the final norm; null trains everything."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    step_deadline_s: PositiveFloat = 3600.0
+    """A step that takes longer counts as a lost rank."""
+    num_gpus: NonNegativeFloat = 0.0
+    """GPUs reserved for each rank."""
+    num_cpus: NonNegativeFloat = 1.0
+    """Cores reserved for each rank."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+
+class SftConfig(Section):
+    """A short supervised rung: gives plain RL its first gradient."""
+
+    data: tuple[Path, ...]
+    """JSON-lines files with ``prompt`` and ``response``."""
+    epochs: PositiveInt = 2
+    """Passes over the rows."""
+    lr: PositiveFloat = 1e-5
+    """Learning rate of this rung."""
+    batch_size: PositiveInt = 8
+    """Rows of one optimizer step."""
+
+
+class ScheduleConfig(Section):
+    """How asynchronous the run is."""
+
+    groups_per_step: PositiveInt = 16
+    """Prompt groups in one optimizer step, and so in one policy version."""
+    max_staleness: NonNegativeInt = 1
+    """Bound on learner version - oldest token version. 0 is synchronous training."""
+
+    def admission_limit(self, served_version: int) -> int:
+        """Groups that may have been leased since version 0 while an engine serves
+        ``served_version``: (served_version + max_staleness + 1) * groups_per_step
+        (AReaL's inequality)."""
+        return (served_version + self.max_staleness + 1) * self.groups_per_step
+
+
+class CheckpointConfig(Section):
+    """When state is written."""
+
+    every_steps: PositiveInt = 20
+    """A checkpoint is also written after the last step."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept."""
+
+
+class MonitorConfig(Section):
+    """Where metrics go."""
+
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """``auto`` is online with a key in the environment, else offline."""
+    project: str = "safeladder"
+    """W&B project."""
+    samples_every: PositiveInt = 5
+    """Steps between two tables of sample completions."""
+    redact_samples: bool = False
+    """Leave prompt and response text out of tables and reports."""
+
+
+class EvaluationConfig(Section):
+    """Greedy evaluation on the held-out prompts."""
+
+    max_new_tokens: PositiveInt = 64
+    """Length limit of the greedy answers before and after."""
+    batch_size: PositiveInt = 32
+    """Prompts decoded together."""
+
+
+class PlacementConfig(Section):
+    """Which machine, cores and memory a role gets."""
+
+    address: str | None = None
+    """Ray address; null starts a local Ray that ends with the run."""
+    rollout_cores: tuple[NonNegativeInt, ...] = ()
+    """CPU cores of rollout, reference and verifier actors; empty leaves it to the system."""
+    learner_cores: tuple[NonNegativeInt, ...] = ()
+    """CPU cores of the learner."""
+    threads_per_actor: PositiveInt = 1
+    """OMP_NUM_THREADS of every actor."""
+    object_store_gib: PositiveFloat = 2.0
+    """Size of a local Ray's object store."""
+    start_deadline_s: PositiveFloat = 600.0
+    """Longest wait for an actor to come up."""
+
+
+class Config(Section):
+    """The whole run."""
+
+    run: RunConfig
+    model: ModelConfig
+    data: DataConfig
+    principles: dict[Name, PrincipleConfig]
+    """Principle → who judges it."""
+    routes: dict[Name, dict[Name, PositiveFloat]]
+    """Label of a data row → {principle: weight}."""
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    learner: LearnerConfig = LearnerConfig()
+    sft: SftConfig | None = None
+    """An optional supervised rung before RL."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    placement: PlacementConfig = PlacementConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        for route, weights in self.routes.items():
+            for principle in weights:
+                if principle not in self.principles:
+                    raise ValueError(
+                        f"routes.{route} names the principle {principle!r}, which is not in "
+                        f"`principles` ({', '.join(sorted(self.principles)) or 'empty'})"
+                    )
+        if self.run.deterministic and (
+            self.rollout.engine != "transformers"
+            or self.rollout.actors != 1
+            or self.schedule.max_staleness != 0
+        ):
+            raise ValueError(
+                "run.deterministic needs rollout.engine: transformers, rollout.actors: 1 and "
+                "schedule.max_staleness: 0"
+            )
+        return self

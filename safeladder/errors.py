@@ -1,0 +1,76 @@
+"""The tree of errors, each with the exit code that a shell and ``status.json`` see.
+
+::
+
+    SafeladderError
+    ├── ConfigError              2   a key, a value, a verifier path
+    │   └── DataError            2   a row of a data file
+    ├── RunExistsError           2   the run directory is taken
+    ├── EnvironmentUnfitError    3   model, dtype, port, disk
+    ├── VerifierUnavailableError 4   a verifier that does not answer, or is invalid past its budget
+    ├── DivergedError            5   training stopped by a guard
+    ├── NotResumableError        6   no checkpoint that verifies
+    │   └── ChecksumError        6   bytes that differ from their manifest
+    └── FencedError             75   a newer driver owns this run
+
+A failure inside a rollout or a verifier is not an exception but data: see
+``records.GenerationFailure`` and ``records.Verdict``.
+"""
+
+from __future__ import annotations
+
+
+class SafeladderError(Exception):
+    """Base of all errors that end a command with one sentence and an exit code."""
+
+    exit_code = 1
+
+
+class ConfigError(SafeladderError):
+    """A configuration that cannot be used. The message names the dotted key and the way out."""
+
+    exit_code = 2
+
+
+class DataError(ConfigError):
+    """A data row that cannot be used. The message names file, line and column."""
+
+
+class RunExistsError(SafeladderError):
+    """The run directory already holds a run."""
+
+    exit_code = 2
+
+
+class EnvironmentUnfitError(SafeladderError):
+    """This machine lacks what the run needs: model files, dtype, port, disk space."""
+
+    exit_code = 3
+
+
+class VerifierUnavailableError(SafeladderError):
+    """A verifier cannot be reached, or stayed invalid past its budget."""
+
+    exit_code = 4
+
+
+class DivergedError(SafeladderError):
+    """Training left its bounds (non-finite loss or gradient norm)."""
+
+    exit_code = 5
+
+
+class NotResumableError(SafeladderError):
+    """No checkpoint of this run can be continued from."""
+
+    exit_code = 6
+
+
+class ChecksumError(NotResumableError):
+    """Stored bytes differ from the checksum in their manifest."""
+
+
+class FencedError(SafeladderError):
+    """A write was refused because a newer driver owns the run (its fence is higher)."""
+
+    exit_code = 75

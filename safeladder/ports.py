@@ -1,0 +1,119 @@
+"""The Protocols between rooms. A role depends on these, never on a place or a library."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from safeladder.records import (
+    Completion,
+    Floats,
+    Prompt,
+    Sampling,
+    ScoreRequest,
+    Tokens,
+    Verdict,
+    WeightManifest,
+)
+
+RawTensors = Mapping[str, npt.NDArray[np.uint8]]
+"""Tensor name → its raw little-endian bytes, one-dimensional."""
+
+
+class PromptTooLongError(ValueError):
+    """The rendered prompt exceeds ``rollout.max_prompt_tokens``."""
+
+
+class RolloutEngine(Protocol):
+    """Generates completions of the policy. One process owns one engine."""
+
+    @property
+    def served_version(self) -> int:
+        """Version that makes the next token."""
+        ...
+
+    async def start(self) -> None:
+        """Load the base model as version 0."""
+        ...
+
+    def generate(
+        self, request_id: str, prompt: Prompt, sampling: Sampling
+    ) -> AsyncIterator[Completion]:
+        """Yield the ``sampling.num_samples`` completions as they finish, in any order.
+
+        Raises ``PromptTooLongError``. Closing the iterator aborts what is still running.
+        """
+        ...
+
+    async def pause(self) -> None:
+        """Stop making tokens, keep every request in flight. On return no token is being made,
+        and each request's token count is known, so that version spans are exact."""
+        ...
+
+    async def load(self, manifest: WeightManifest, tensors: RawTensors) -> None:
+        """Take new weights while paused; verify checksums first.
+
+        Raises ``ChecksumError`` and then still serves the old version.
+        """
+        ...
+
+    async def resume(self) -> None:
+        """Go on with every request in flight, under the loaded version."""
+        ...
+
+    async def close(self) -> None:
+        """Abort everything and end all child processes."""
+        ...
+
+
+class TokenScorer(Protocol):
+    """A frozen policy that prices given tokens (the reference)."""
+
+    async def logprobs(
+        self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: float
+    ) -> list[Floats]:
+        """For each (prompt [P], tokens [T]): the [T] log-probs of the tokens, natural log, of
+        logits / temperature."""
+        ...
+
+
+class Verifier(Protocol):
+    """Judges samples under one principle. Stateless; may be slow; may fail."""
+
+    @property
+    def name(self) -> str:
+        """Import path or service name, for the audit trail."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the same input could get another verdict: code version plus a hash of
+        the options."""
+        ...
+
+    async def start(self) -> None:
+        """Get ready (load, connect). Raises ``VerifierUnavailableError`` or ``ConfigError``."""
+        ...
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
+        """One verdict for each request, in order."""
+        ...
+
+    async def close(self) -> None:
+        """Free what ``start`` took."""
+        ...
+
+
+class PayloadStore(Protocol):
+    """Keeps large records alive beyond the actor that made them."""
+
+    async def put(self, value: Any) -> Any:
+        """Store and return a handle that fits into a small message."""
+        ...
+
+    async def get(self, handle: Any) -> Any:
+        """The stored value. Raises ``KeyError`` if its owner is gone."""
+        ...
