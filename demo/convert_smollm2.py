@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 from importlib import metadata
@@ -101,7 +100,7 @@ def convert(output: Path) -> Path:
 def _publish(draft: Path, output: Path) -> None:
     """Move the finished draft to its name; whoever comes second keeps the first one's folder."""
     try:
-        os.replace(draft, output)
+        draft.replace(output)
     except OSError:
         if not is_converted(output):
             raise
@@ -141,7 +140,13 @@ def _write_tokenizer(gguf: Path, folder: Path) -> None:
 def _read_tokenizer(gguf: Path) -> Any:
     """Build the byte-level BPE tokenizer described by the GGUF's ``tokenizer.*`` fields."""
     from gguf import GGUFReader
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import (  # type: ignore[import-untyped]
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     fields = GGUFReader(gguf).fields
@@ -215,7 +220,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder to write; a complete one is kept")
     output: Path = parser.parse_args().output
     try:
-        print(convert(output))  # noqa: T201
+        print(convert(output))
     except ConversionError as error:
         raise SystemExit(f"convert_smollm2: {error}") from None
 

@@ -1,1 +1,21 @@
-"""Text in, verdict out: verifiers by principle, and how verdicts become one reward."""
+"""Text in, verdict out: verifiers by principle, and how verdicts become one reward.
+
+A principle of the configuration names its verifier by import path and passes ``options``:
+
+========================================  ========================================================
+``verifier:``                             score 1 for
+========================================  ========================================================
+``rewards.format:ThinkFormat``            one think block with reasoning, then an answer
+``rewards.format:StopWithinLimit``        an answer that ends by itself, within a token limit
+``rewards.language:LanguageConsistency``  question, chain and answer in one language
+``rewards.safety:SafetyRules``            a safe answer with a reason or help (six labels, rules)
+``rewards.helpfulness:Normal``            help on a harmless question, no refusal, no warning
+``rewards.exact:ExactAnswer``             the reference as text, phrase or number
+``rewards.exact:MathAnswer``              the reference symbolically (math-verify, child process)
+``rewards.judge:Judge``                   a language model's label: ``safety``, ``normal`` or yours
+========================================  ========================================================
+
+``building`` makes them, ``deadline`` asks them, ``combine`` turns verdicts into a reward.
+A verifier of your own is any class with the methods of ``safeladder.ports.Verifier`` whose
+constructor takes ``principle`` and its options; ``judging.RuleVerifier`` makes that one method.
+"""

@@ -309,6 +309,10 @@ class EvaluationConfig(Section):
     """Length limit of the greedy answers before and after."""
     batch_size: PositiveInt = 32
     """Prompts decoded together."""
+    safety_principle: Name = "safety"
+    """Principle whose verdicts give ``safe_rate_optimised``."""
+    correctness_principle: Name = "rule"
+    """Principle whose verdicts give ``correct_rate``."""
 
 
 class PlacementConfig(Section):

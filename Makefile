@@ -1,0 +1,55 @@
+# One front door for people, hooks and CI. `make` alone lists the targets.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+export OMP_NUM_THREADS ?= 1
+export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/build/torch_extensions
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help setup format lint test test-fast test-engine check demo bench nightly proto docs submit clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup:  ## create .venv from requirements/cpu.lock and build what compiles; a second call does nothing
+	@scripts/setup.sh
+
+format: setup  ## rewrite the code in the house style
+	$(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
+
+lint: setup  ## ruff, mypy --strict, import-linter
+	$(PYTHON) -m ruff format --check . && $(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+
+test: setup  ## all tests that need no GPU: the fast tier, then real vLLM, DeepSpeed, gRPC, Ray, W&B
+	$(PYTHON) -m pytest -m "not slow and not gpu"
+
+test-fast: setup  ## the fast tier alone (under a minute)
+	$(PYTHON) -m pytest -m "not engine and not ray and not slow and not gpu"
+
+test-engine: setup  ## the tiers with real engines alone
+	$(PYTHON) -m pytest -m "(engine or ray) and not slow and not gpu"
+
+check: lint test  ## lint + test
+
+demo: setup  ## train SmolLM2-135M against four principles on two cores; prints before and after
+	$(PYTHON) -m demo
+
+bench: setup  ## the benchmarks of this machine, each with its bar
+	$(PYTHON) -m benchmarks.coordinator
+	$(PYTHON) -m benchmarks.async_vs_sync
+
+nightly: setup  ## everything: lint, all tests, demo, benchmarks
+	$(MAKE) lint && $(PYTHON) -m pytest -m "not gpu" && $(MAKE) demo bench
+
+proto: setup  ## regenerate the gRPC stubs
+	scripts/proto.sh
+
+docs: setup  ## regenerate docs/config.md and docs/config.schema.json
+	$(PYTHON) -m cluster.config_docs
+
+submit: setup  ## submit CONFIG=... as a job to the cluster at RAY_API_SERVER_ADDRESS
+	.venv/bin/ray job submit --working-dir . -- python -m cluster train $(CONFIG)
+
+clean:  ## remove caches and build products; runs/ and .venv stay
+	rm -rf build .mypy_cache .ruff_cache .import_linter_cache .hypothesis && find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,100 @@
+"""Between text and token ids: the model's own tokenizer and chat template.
+
+Owns rendering of prompts, the ids that end an answer, and decoding. Knows neither engines nor
+sampling; images are not rendered here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer, GenerationConfig
+
+from safeladder.config import ModelConfig
+from safeladder.errors import ConfigError
+from safeladder.ports import PromptTooLongError
+from safeladder.records import Message, Prompt, Tokens
+
+
+class PromptRenderer:
+    """Chat messages in, token ids out; token ids in, text out.
+
+    Raises ``ConfigError`` on construction if there is neither a template in the tokenizer nor one
+    in ``model.chat_template``, or if no id is known that ends an answer.
+    """
+
+    def __init__(
+        self, model_path: Path, system_prompt: str | None = None, chat_template: str | None = None
+    ) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path)
+        self._system_prompt = system_prompt
+        self._chat_template = chat_template
+        if chat_template is None and self._tokenizer.chat_template is None:
+            raise ConfigError(
+                f"the tokenizer in {model_path} has no chat template: set model.chat_template"
+            )
+        self.stop_ids = self._read_stop_ids(model_path)
+        """Ids after any of which an answer is complete, in rising order."""
+
+    @classmethod
+    def from_config(cls, model: ModelConfig) -> PromptRenderer:
+        """The renderer that ``model`` in the config describes."""
+        return cls(model.path, model.system_prompt, model.chat_template)
+
+    def render(self, prompt: Prompt, max_tokens: int | None = None) -> Tokens:
+        """Token ids [P] of the conversation, ending where the assistant's turn begins.
+
+        Raises ``PromptTooLongError`` above ``max_tokens``, and ``ValueError`` for a prompt with
+        images, which this text renderer would lose.
+        """
+        if prompt.images:
+            raise ValueError(f"prompt {prompt.id} has images, and this renderer is for text only")
+        tokens = self.render_messages(prompt.messages)
+        if max_tokens is not None and tokens.size > max_tokens:
+            raise PromptTooLongError(
+                f"prompt {prompt.id} renders to {tokens.size} tokens, the limit is {max_tokens}"
+            )
+        return tokens
+
+    def render_messages(self, messages: tuple[Message, ...]) -> Tokens:
+        """Token ids [P] of a conversation with generation prompt; the system prompt is put first
+        unless the conversation has a system turn of its own."""
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        if self._system_prompt is not None and all(m.role != "system" for m in messages):
+            turns.insert(0, {"role": "system", "content": self._system_prompt})
+        ids = self._tokenizer.apply_chat_template(
+            turns,
+            chat_template=self._chat_template,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return np.asarray(ids, dtype=np.int32)
+
+    def encode_answer(self, text: str) -> Tokens:
+        """Token ids [T] of an answer to be imitated, with the tokenizer's stop token behind it.
+
+        Raises ``ConfigError`` for a tokenizer that names none.
+        """
+        stop_id = self._tokenizer.eos_token_id
+        if stop_id is None:
+            raise ConfigError("the tokenizer names no end-of-sequence token: answers cannot end")
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return np.asarray([*ids, stop_id], dtype=np.int32)
+
+    def decode(self, tokens: Tokens) -> str:
+        """Text of sampled ids [T] without special tokens."""
+        text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        return text
+
+    def _read_stop_ids(self, model_path: Path) -> tuple[int, ...]:
+        found: set[int] = set()
+        if (model_path / "generation_config.json").exists():
+            eos = GenerationConfig.from_pretrained(model_path).eos_token_id
+            found |= set(eos) if isinstance(eos, list) else {eos} - {None}
+        if self._tokenizer.eos_token_id is not None:
+            found.add(self._tokenizer.eos_token_id)
+        if not found:
+            raise ConfigError(f"the model in {model_path} names no end-of-sequence token")
+        return tuple(sorted(found))

@@ -1,0 +1,243 @@
+"""A small, exact rollout engine on transformers: for tests and deterministic runs.
+
+Owns its sampling loop. The samples of one request form one batch, and nothing of another request
+enters it, so a result depends on the request, its seed and the weights alone. Several requests
+take turns, one token step each. All work on the model happens in one thread, so the event loop
+stays free. Does not know leases, stores or where it runs.
+
+A turn is a fair lock, and a pause is a turn that lasts until ``resume``: whoever waits is served
+in order, so ``resume(); await pause()`` lets exactly one waiting request make one token step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from actors.rendering import PromptRenderer
+from safeladder.config import ModelConfig, RolloutConfig
+from safeladder.ports import RawTensors
+from safeladder.records import Completion, FinishReason, Prompt, Sampling, Tokens, WeightManifest
+from safeladder.tensors import verify
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class _Sample:
+    """One answer in the making."""
+
+    index: int
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """The samples of one request."""
+
+    prompt: Tokens
+    sampling: Sampling
+    samples: list[_Sample]
+    alive: list[_Sample]
+    """Unfinished samples; all have the same number of tokens. Rows of the cache."""
+    cache: Any = None
+    """Keys and values of all but the last token of each row; None: compute anew."""
+
+
+class TransformersEngine:
+    """``ports.RolloutEngine`` on a plain Hugging Face model.
+
+    ``seed`` seeds samples whose ``Sampling.seed`` is None. ``threads`` are torch's, for the whole
+    process; one keeps results independent of the machine's cores.
+    """
+
+    def __init__(
+        self, model: ModelConfig, rollout: RolloutConfig, seed: int, threads: int = 1
+    ) -> None:
+        self._config = model
+        self._rollout = rollout
+        self._threads = threads
+        self._seeds = random.Random(seed)
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="transformers-engine")
+        self._turn = asyncio.Lock()
+        self._is_paused = False
+        self._version = 0
+        self._batches: dict[str, _Batch] = {}
+        self._model: Any = None
+        self._renderer: PromptRenderer | None = None
+
+    @property
+    def served_version(self) -> int:
+        """Version that makes the next token."""
+        return self._version
+
+    async def start(self) -> None:
+        """Load the base model as version 0."""
+        await self._in_worker(self._load_base)
+
+    def progress(self, request_id: str) -> tuple[int, ...]:
+        """Tokens made so far by each sample of a request in flight, in order of index."""
+        return tuple(len(sample.tokens) for sample in self._batches[request_id].samples)
+
+    async def generate(
+        self, request_id: str, prompt: Prompt, sampling: Sampling
+    ) -> AsyncGenerator[Completion, None]:
+        """See ``ports.RolloutEngine.generate``."""
+        if self._renderer is None:
+            raise RuntimeError("the engine is not started")
+        tokens = self._renderer.render(prompt, self._rollout.max_prompt_tokens)
+        samples = [self._new_sample(sampling, k) for k in range(sampling.num_samples)]
+        batch = _Batch(prompt=tokens, sampling=sampling, samples=samples, alive=list(samples))
+        self._batches[request_id] = batch
+        try:
+            while batch.alive:
+                async with self._turn:
+                    finished = await self._in_worker(lambda: self._step(batch))
+                for sample in finished:
+                    yield self._completion(batch, sample)
+        finally:
+            del self._batches[request_id]
+
+    async def pause(self) -> None:
+        """See ``ports.RolloutEngine.pause``."""
+        await self._turn.acquire()
+        self._is_paused = True
+
+    async def load(self, manifest: WeightManifest, tensors: RawTensors) -> None:
+        """See ``ports.RolloutEngine.load``. A tensor that the model does not have, or has in
+        another shape, is a ``ValueError``; the old version is served then too."""
+        if not self._is_paused:
+            raise RuntimeError("load() needs a paused engine")
+        await self._in_worker(lambda: self._replace(manifest, tensors))
+        self._version = manifest.version
+        if self._rollout.kv_on_update == "recompute":
+            for batch in self._batches.values():
+                batch.cache = None
+
+    async def resume(self) -> None:
+        """See ``ports.RolloutEngine.resume``."""
+        if self._is_paused:
+            self._is_paused = False
+            self._turn.release()
+
+    async def close(self) -> None:
+        """End the worker thread after the step in progress."""
+        await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
+        self._model = None
+
+    async def _in_worker(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+    def _load_base(self) -> None:
+        torch.set_num_threads(self._threads)
+        self._renderer = PromptRenderer.from_config(self._config)
+        self._model = AutoModelForCausalLM.from_pretrained(
+            self._config.path, dtype=getattr(torch, self._config.dtype)
+        ).eval()
+
+    def _new_sample(self, sampling: Sampling, index: int) -> _Sample:
+        seed = self._seeds.getrandbits(63) if sampling.seed is None else sampling.seed + index
+        return _Sample(index=index, generator=torch.Generator().manual_seed(seed))
+
+    @torch.inference_mode()
+    def _step(self, batch: _Batch) -> list[_Sample]:
+        """One token for every unfinished sample; returns those that finished with it."""
+        logits = self._forward(batch)
+        for row, sample in zip(logits, batch.alive, strict=True):
+            self._draw(row, sample, batch.sampling)
+        finished = [sample for sample in batch.alive if sample.finish_reason is not None]
+        if finished:
+            rows = [k for k, sample in enumerate(batch.alive) if sample.finish_reason is None]
+            batch.alive = [batch.alive[k] for k in rows]
+            batch.cache.batch_select_indices(torch.tensor(rows, dtype=torch.long))
+        return finished
+
+    def _forward(self, batch: _Batch) -> torch.Tensor:
+        """Logits [alive, vocabulary] of the next token, in float32."""
+        if batch.cache is not None:
+            inputs = torch.tensor([sample.tokens[-1:] for sample in batch.alive])
+            return self._next_logits(inputs, batch.cache)
+        batch.cache = DynamicCache(config=self._model.config)
+        prompt = batch.prompt.tolist()
+        if batch.alive[0].tokens:
+            inputs = torch.tensor([prompt + sample.tokens for sample in batch.alive])
+            return self._next_logits(inputs, batch.cache)
+        logits = self._next_logits(torch.tensor([prompt]), batch.cache)
+        batch.cache.batch_repeat_interleave(len(batch.alive))
+        return logits.expand(len(batch.alive), -1)
+
+    def _next_logits(self, inputs: torch.Tensor, cache: Any) -> torch.Tensor:
+        outputs = self._model(
+            input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        logits: torch.Tensor = outputs.logits[:, -1].float()
+        return logits
+
+    def _draw(self, logits: torch.Tensor, sample: _Sample, sampling: Sampling) -> None:
+        assert self._renderer is not None
+        logprobs = log_distribution(logits, sampling.temperature, sampling.top_p)
+        if sampling.temperature == 0:
+            token = int(logprobs.argmax())
+        else:
+            token = int(torch.multinomial(logprobs.exp(), 1, generator=sample.generator))
+        sample.tokens.append(token)
+        sample.logprobs.append(float(logprobs[token]))
+        sample.versions.append(self._version)
+        if token in self._renderer.stop_ids:
+            sample.finish_reason = "stop"
+        elif len(sample.tokens) == sampling.max_new_tokens:
+            sample.finish_reason = "length"
+
+    def _completion(self, batch: _Batch, sample: _Sample) -> Completion:
+        assert self._renderer is not None
+        assert sample.finish_reason is not None
+        tokens = np.asarray(sample.tokens, dtype=np.int32)
+        return Completion(
+            index=sample.index,
+            prompt_tokens=batch.prompt,
+            tokens=tokens,
+            behavior_logprobs=np.asarray(sample.logprobs, dtype=np.float32),
+            token_versions=np.asarray(sample.versions, dtype=np.int32),
+            text=self._renderer.decode(tokens),
+            finish_reason=sample.finish_reason,
+        )
+
+    @torch.no_grad()
+    def _replace(self, manifest: WeightManifest, tensors: RawTensors) -> None:
+        """Check everything, then copy into the live parameters."""
+        verify(manifest, tensors)
+        parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        for spec in manifest.tensors:
+            found = parameters.get(spec.name)
+            if found is None or tuple(found.shape) != spec.shape:
+                shape = None if found is None else tuple(found.shape)
+                raise ValueError(f"{spec.name} has shape {spec.shape}, in the model {shape}")
+        for spec in manifest.tensors:
+            # A copy, because torch wants writable memory and a store's memory is not.
+            flat = torch.from_numpy(tensors[spec.name].copy()).view(getattr(torch, spec.dtype))
+            parameters[spec.name].copy_(flat.reshape(spec.shape))
+
+
+def log_distribution(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """Natural log of what is sampled from, [V]: softmax(logits / temperature), cut to the smallest
+    set of tokens whose probability reaches ``top_p`` and renormalized (Holtzman et al. 2020,
+    arXiv 1904.09751). Temperature 0 stands for 1 here."""
+    logprobs = torch.log_softmax(logits / (temperature or 1.0), dim=-1)
+    if top_p == 1.0:
+        return logprobs
+    ordered, order = logprobs.exp().sort(descending=True)
+    is_cut = ordered.cumsum(0) - ordered >= top_p
+    cut = logprobs.masked_fill(torch.zeros_like(is_cut).scatter(0, order, is_cut), -torch.inf)
+    return torch.log_softmax(cut, dim=-1)

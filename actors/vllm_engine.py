@@ -1,0 +1,373 @@
+"""The vLLM engine: token ids in, token ids out, weights changed between two tokens.
+
+The only door to vLLM in the actor's process (``vllm_weights`` is the part inside vLLM's own
+children). Owns sampling parameters, version spans, cache salts and the children's environment.
+Does not know leases, stores or where it runs.
+
+One request of vLLM for each sample: siblings share the prompt's blocks through the prefix cache,
+whose salt is the weight version, so that no request ever starts on keys of other weights.
+Requests ask for their final output only; until then vLLM's front end keeps the tokens, and
+``progress`` counts them there. That is the cheapest way to know every count at any time.
+
+An update, with every request in flight kept::
+
+    pause   scheduler stops, device idle, all outputs of finished steps processed: counts exact
+    load    verify ─▶ file in memory ─▶ worker verifies and loads ─▶ receipt echoed ─▶ spans noted
+            keep:      requests go on over old keys; those without a token start afresh
+            recompute: vLLM preempts all and computes their keys anew under the new weights
+    resume
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from actors.rendering import PromptRenderer
+from actors.rollout import EngineFailedError
+from actors.vllm_processes import WeightFile, child_environment
+from safeladder.config import ModelConfig, RolloutConfig
+from safeladder.ports import RawTensors
+from safeladder.records import Completion, Prompt, Sampling, Tokens, WeightManifest
+from safeladder.tensors import verify
+
+if TYPE_CHECKING:
+    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CALL_DEADLINE_S = 300.0
+"""Longest wait for one answer of the engine core; a pause waits for the step in progress."""
+DEATH_POLL_S = 0.5
+GIB = 2**30
+
+
+@dataclass(eq=False, slots=True)
+class _Sample:
+    """One request of vLLM."""
+
+    request_id: str
+    index: int
+    prompt: Tokens
+    sampling: Sampling
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    """(first token, version that made it and the following ones)"""
+    internal_id: str = ""
+    """vLLM's own name of the request, new for each submission."""
+    num_tokens: int = 0
+    """Count of a finished sample; while it runs vLLM has the count."""
+    starts_afresh: bool = False
+
+    def token_versions(self, num_tokens: int) -> Tokens:
+        """[T]"""
+        versions = np.zeros(num_tokens, dtype=np.int32)
+        for first, version in self.spans:
+            versions[first:] = version
+        return versions
+
+
+class VllmEngine:
+    """``ports.RolloutEngine`` on vLLM's ``AsyncLLM``, on a CPU or on GPUs.
+
+    ``seed`` is used where ``Sampling.seed`` is None. Raises ``EngineFailedError`` from any method
+    once the engine process is dead or its weights are half loaded.
+    """
+
+    def __init__(self, model: ModelConfig, rollout: RolloutConfig, seed: int) -> None:
+        self._model = model
+        self._rollout = rollout
+        self._seed = seed
+        self._llm: AsyncLLM | None = None
+        self._renderer: PromptRenderer | None = None
+        self._samples: dict[str, list[_Sample]] = {}
+        self._door = asyncio.Lock()
+        self._is_paused = False
+        self._failure: str | None = None
+        self._version = 0
+        self._salt = "0"
+
+    @property
+    def served_version(self) -> int:
+        """Version that makes the next token."""
+        return self._version
+
+    async def start(self) -> None:
+        """Load the base model in child processes; takes tens of seconds."""
+        self._renderer = await asyncio.to_thread(PromptRenderer.from_config, self._model)
+        self._llm = await asyncio.to_thread(self._launch)
+
+    def progress(self, request_id: str) -> tuple[int, ...]:
+        """Tokens made so far by each sample of a request in flight, in order of index."""
+        return tuple(self._count(sample) for sample in self._samples[request_id])
+
+    async def generate(
+        self, request_id: str, prompt: Prompt, sampling: Sampling
+    ) -> AsyncGenerator[Completion, None]:
+        """See ``ports.RolloutEngine.generate``."""
+        tokens = self._rendering.render(prompt, self._rollout.max_prompt_tokens)
+        samples = [
+            _Sample(request_id=request_id, index=k, prompt=tokens, sampling=sampling)
+            for k in range(sampling.num_samples)
+        ]
+        self._samples[request_id] = samples
+        tasks = [asyncio.create_task(self._complete(sample)) for sample in samples]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                yield await finished
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            del self._samples[request_id]
+
+    async def pause(self) -> None:
+        """See ``ports.RolloutEngine.pause``."""
+        await self._ask(self._engine.pause_generation(mode="keep", clear_cache=False))
+        await self._drain_outputs()
+        self._is_paused = True
+
+    async def load(self, manifest: WeightManifest, tensors: RawTensors) -> None:
+        """See ``ports.RolloutEngine.load``. An update with one part of a fused module but not the
+        others is a ``ValueError``; the old version is served then too."""
+        if not self._is_paused:
+            raise RuntimeError("load() needs a paused engine")
+        await asyncio.to_thread(verify, manifest, tensors)
+        async with self._door:
+            with await asyncio.to_thread(WeightFile, manifest, tensors) as file:
+                await self._transfer(file.update_info(manifest))
+            await self._check_receipt(manifest)
+            self._version = manifest.version
+            self._salt = f"{manifest.version}-{manifest.digest}"
+            await self._switch()
+
+    async def resume(self) -> None:
+        """See ``ports.RolloutEngine.resume``."""
+        self._is_paused = False
+        await self._ask(self._engine.resume_generation())
+
+    async def close(self) -> None:
+        """Abort everything and end all child processes."""
+        if self._llm is not None:
+            llm, self._llm = self._llm, None
+            if llm.output_handler is not None:  # else it reports the core's end as a failure
+                llm.output_handler.cancel()
+            await asyncio.to_thread(llm.shutdown)
+
+    @property
+    def _engine(self) -> AsyncLLM:
+        if self._failure is not None:
+            raise EngineFailedError(self._failure)
+        if self._llm is None:
+            raise EngineFailedError("the engine is not started, or closed")
+        return self._llm
+
+    @property
+    def _rendering(self) -> PromptRenderer:
+        if self._renderer is None:
+            raise EngineFailedError("the engine is not started")
+        return self._renderer
+
+    def _launch(self) -> AsyncLLM:
+        with child_environment(enforce_eager=self._rollout.vllm.enforce_eager):
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            return AsyncLLM.from_engine_args(self._engine_args())
+
+    def _engine_args(self) -> AsyncEngineArgs:
+        from vllm import AsyncEngineArgs
+        from vllm.config import WeightTransferConfig
+        from vllm.platforms import current_platform
+
+        from actors.vllm_weights import BACKEND, WorkerExtension
+
+        vllm = self._rollout.vllm
+        cpu_cache_bytes = int(vllm.cpu_kv_cache_gib * GIB) if current_platform.is_cpu() else None
+        return AsyncEngineArgs(
+            model=str(self._model.path),
+            skip_tokenizer_init=True,
+            dtype=self._model.dtype,
+            seed=self._seed,
+            max_model_len=self._rollout.max_model_tokens,
+            max_num_seqs=vllm.max_num_seqs,
+            enforce_eager=vllm.enforce_eager,
+            tensor_parallel_size=vllm.tensor_parallel_size,
+            distributed_executor_backend="uni" if vllm.tensor_parallel_size == 1 else "mp",
+            gpu_memory_utilization=vllm.gpu_memory_utilization,
+            kv_cache_memory_bytes=cpu_cache_bytes,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",
+            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+            worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
+            disable_log_stats=True,
+        )
+
+    def _sampling_params(self, sample: _Sample) -> SamplingParams:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = sample.sampling
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=None if sampling.seed is None else sampling.seed + sample.index,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=list(self._rendering.stop_ids),
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    async def _complete(self, sample: _Sample) -> Completion:
+        """Run one sample to its end; start it afresh as often as an update asks for that."""
+        output = await self._run(sample)
+        while sample.starts_afresh:
+            output = await self._run(sample)
+        answer = output.outputs[0]
+        if answer.finish_reason not in ("stop", "length"):
+            raise EngineFailedError(self._failure or f"vLLM ended with {answer.finish_reason}")
+        tokens = np.asarray(answer.token_ids, dtype=np.int32)
+        return Completion(
+            index=sample.index,
+            prompt_tokens=sample.prompt,
+            tokens=tokens,
+            behavior_logprobs=np.asarray(answer.logprobs.logprobs, dtype=np.float32),
+            token_versions=sample.token_versions(tokens.size),
+            text=self._rendering.decode(tokens),
+            finish_reason=answer.finish_reason,
+        )
+
+    async def _run(self, sample: _Sample) -> RequestOutput:
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm = self._engine
+        try:
+            async with self._door:  # an update never falls between salt and registration
+                sample.starts_afresh = False
+                sample.spans = [(0, self._version)]
+                prompt = tokens_input(sample.prompt.tolist(), cache_salt=self._salt)
+                name = f"{sample.request_id}/{sample.index}"
+                queue = await llm.add_request(name, prompt, self._sampling_params(sample))
+                sample.internal_id = queue.request_id
+            output: RequestOutput = queue.get_nowait() or await queue.get()
+            sample.num_tokens = len(output.outputs[0].token_ids)
+            return output
+        except EngineDeadError as error:
+            self._failure = "the engine process is dead"
+            raise EngineFailedError(self._failure) from error
+        except asyncio.CancelledError:
+            # By its external name: a submission that was cut short has no internal one yet.
+            await llm.abort(f"{sample.request_id}/{sample.index}")
+            raise
+
+    async def _drain_outputs(self) -> None:
+        """Return when vLLM's front end has processed every output of the finished steps.
+
+        The core's answer to the pause travels behind these outputs, so they are here; the output
+        handler is a task of this loop that waits nowhere else than on this queue, and yields once
+        after each ``VLLM_V1_OUTPUT_PROC_CHUNK_SIZE`` outputs of a step.
+        """
+        from vllm import envs
+
+        queue = self._engine.engine_core.outputs_queue
+        chunks = -(-self._rollout.vllm.max_num_seqs // envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE)
+        while not queue.empty():  # noqa: ASYNC110 - the handler needs turns of the loop, no event
+            await asyncio.sleep(0)
+        for _ in range(chunks + 2):  # the last turns are for the tasks that take the results
+            await asyncio.sleep(0)
+
+    async def _transfer(self, update_info: dict[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        llm = self._engine
+        await self._ask(llm.start_weight_update())
+        request = WeightTransferUpdateRequest(update_info=update_info)
+        try:
+            await self._ask(llm.update_weights(request))
+        except EngineFailedError:
+            raise
+        except Exception as error:  # vLLM passes every worker error on as a bare Exception
+            if all(intact for _, _, intact in await self._receipts()):
+                raise ValueError(
+                    f"vLLM refused version {update_info['version']}: {error}"
+                ) from error
+            self._failure = f"version {update_info['version']} was loaded half-way: {error}"
+            await llm.abort([s.internal_id for s in self._in_flight()], internal=True)
+            raise EngineFailedError(self._failure) from error
+        await self._ask(llm.finish_weight_update(str(update_info["version"])))
+
+    async def _check_receipt(self, manifest: WeightManifest) -> None:
+        for version, digest, _ in await self._receipts():
+            if (version, digest) != (manifest.version, manifest.digest):
+                self._failure = (
+                    f"a worker echoes version {version} ({digest[:12]}) instead of "
+                    f"{manifest.version} ({manifest.digest[:12]})"
+                )
+                raise EngineFailedError(self._failure)
+
+    async def _receipts(self) -> list[tuple[int, str, bool]]:
+        receipts: list[tuple[int, str, bool]] = await self._ask(
+            self._engine.collective_rpc("weight_receipt")
+        )
+        return receipts
+
+    async def _switch(self) -> None:
+        """Note where the new version begins in each request, and settle its cache."""
+        llm = self._engine
+        recompute = self._rollout.kv_on_update == "recompute"
+        for sample in self._in_flight():
+            count = self._count(sample)
+            if recompute or count > 0:
+                sample.spans.append((count, self._version))
+            else:  # its prompt may be in the cache, made by old weights
+                sample.starts_afresh = True
+                await llm.abort(sample.internal_id, internal=True)
+        if recompute or not self._in_flight():
+            is_reset = await self._ask(llm.reset_prefix_cache(reset_running_requests=recompute))
+        else:  # vLLM refuses while requests hold blocks
+            is_reset = False
+        if not is_reset:  # harmless: what stays in the cache is salted with an older version
+            logger.info("version %d: the old cache stays in use", self._version)
+
+    def _in_flight(self) -> list[_Sample]:
+        running = self._engine.output_processor.request_states
+        return [s for group in self._samples.values() for s in group if s.internal_id in running]
+
+    def _count(self, sample: _Sample) -> int:
+        state = self._engine.output_processor.request_states.get(sample.internal_id)
+        if state is None:
+            return sample.num_tokens
+        count: int = state.detokenizer.num_output_tokens()
+        return count
+
+    async def _ask(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await an answer of the engine core, but not from a dead one and not for ever."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        answer = asyncio.ensure_future(call)
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                while not answer.done():
+                    await asyncio.wait({answer}, timeout=DEATH_POLL_S)
+                    if self._engine.errored:
+                        raise EngineDeadError
+            return await answer
+        except EngineDeadError as error:
+            self._failure = "the engine process is dead"
+            raise EngineFailedError(self._failure) from error
+        except TimeoutError as error:
+            self._failure = f"the engine process gave no answer for {CALL_DEADLINE_S:g} s"
+            raise EngineFailedError(self._failure) from error
+        finally:
+            answer.cancel()

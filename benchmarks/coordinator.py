@@ -1,0 +1,203 @@
+"""Events per second of the coordinator and its ledger, on one core: ``python -m
+benchmarks.coordinator``.
+
+A whole run is played against roles that answer at once: 8 engines, 2 principles, reference on, 64
+groups of 8 in a step, staleness bound 2. Timed is what the driver's loop does with a batch of
+events: ``handle`` for each, then one ledger commit (SQLite in WAL mode, ``synchronous=FULL``, on
+disk). Making the answers is not timed: in a real run other processes do that.
+
+The last line is one JSON object; the exit code is 0 only if the bar holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+
+from cluster.coordinator import Coordinator
+from cluster.ledger import Ledger
+from cluster.protocol import (
+    REFERENCE,
+    ROLLOUT,
+    ActorJoined,
+    Command,
+    EngineServing,
+    Event,
+    Finish,
+    GrantLease,
+    GroupGenerated,
+    LoadWeights,
+    Publish,
+    ReferenceReady,
+    Score,
+    ScoreReference,
+    StepCommitted,
+    Tick,
+    Train,
+    VerdictsReady,
+    WeightsPublished,
+    verifier_fleet,
+)
+from safeladder.config import Config
+from safeladder.records import (
+    GroupHeader,
+    GroupKey,
+    Lease,
+    Prompt,
+    StepReport,
+    Verdict,
+    VerdictStatus,
+)
+
+BAR = 5000
+BATCH = 100
+"""Events of one turn of the loop, and so of one commit."""
+STEPS = 60
+PROMPTS_PER_PASS = 2000
+
+
+class Prompts:
+    """Numbered prompts of one route."""
+
+    def prompt(self, key: GroupKey) -> Prompt:
+        """The prompt at a place."""
+        return Prompt(id=str(key), messages=(), route="safety")
+
+    def next_key(self, key: GroupKey | None) -> GroupKey:
+        """The place after ``key``."""
+        if key is None:
+            return GroupKey(0, 0)
+        if key.ordinal + 1 < PROMPTS_PER_PASS:
+            return GroupKey(key.epoch, key.ordinal + 1)
+        return GroupKey(key.epoch + 1, 0)
+
+
+def build_config(steps: int) -> Config:
+    """The run that is played."""
+    judge = {"verifier": "rewards.safety:SafetyRules"}
+    return Config.model_validate(
+        {
+            "run": {"name": "benchmark", "steps": steps},
+            "model": {"path": "none"},
+            "data": {"train": []},
+            "principles": {"safety": judge, "format": judge},
+            "routes": {"safety": {"safety": 1.0, "format": 0.5}},
+            "rollout": {"group_size": 8, "max_concurrent_groups": 16},
+            "reference": {"kl_coefficient": 0.05},
+            "schedule": {"groups_per_step": 64, "max_staleness": 2},
+        }
+    )
+
+
+def answer(command: Command, versions: dict[str, int]) -> list[Event]:
+    """What the roles say to a command. ``versions`` is what each engine serves."""
+    match command:
+        case GrantLease(engine=engine, lease=lease):
+            return [GroupGenerated(_header(lease, engine, versions[engine]), str(lease.key))]
+        case Score():
+            verdicts = tuple(_verdict(command, index) for index in command.indexes)
+            return [
+                VerdictsReady(
+                    command.key, command.attempt, command.principle, command.call, verdicts
+                )
+            ]
+        case ScoreReference():
+            payload = f"reference of {command.payload}"
+            return [ReferenceReady(command.key, command.attempt, command.call, payload)]
+        case Train(order=order):
+            step = order.step
+            return [StepCommitted(StepReport(step=step, version=step, metrics={}, seconds=0.0))]
+        case Publish(version=version):
+            return [WeightsPublished(version)]
+        case LoadWeights(engine=engine, version=version):
+            versions[engine] = version
+            return [EngineServing(engine, version)]
+        case _:
+            return []
+
+
+def measure(path: Path, steps: int) -> tuple[int, float]:
+    """Play a run of ``steps`` steps with its ledger at ``path``: (events, seconds)."""
+    config = build_config(steps)
+    versions = {f"engine-{i}": 0 for i in range(8)}
+    events: deque[Event] = deque([Tick(0.0)])
+    events += [ActorJoined(ROLLOUT, engine, 16) for engine in versions]
+    fleets = [verifier_fleet("safety"), verifier_fleet("format"), REFERENCE]
+    events += [ActorJoined(fleet, fleet, 256) for fleet in fleets]
+    events += [EngineServing(engine, 0) for engine in versions]
+    num_events, seconds, commands = 0, 0.0, list[Command]()
+    with Ledger.open(path, config.run.name) as ledger:
+        fence = ledger.raise_fence()
+        coordinator = Coordinator(config, Prompts(), fence)
+        while not any(isinstance(command, Finish) for command in commands):
+            batch = [events.popleft() for _ in range(min(BATCH, len(events)))]
+            batch.append(Tick(float(num_events)))
+            started = time.perf_counter()
+            commands = [command for event in batch for command in coordinator.handle(event)]
+            ledger.apply(coordinator.drain_transitions(), fence)
+            seconds += time.perf_counter() - started
+            num_events += len(batch)
+            for command in commands:
+                events += answer(command, versions)
+        problems = ledger.audit(groups_per_step=64, max_staleness=2)
+    if problems:
+        raise RuntimeError(f"the ledger is not sound: {problems}")
+    return num_events, seconds
+
+
+def main() -> int:
+    """Measure on one core and print the figure."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        num_events, seconds = measure(Path(folder) / "ledger.sqlite", STEPS)
+    figure = num_events / seconds
+    print(f"{num_events} events in {seconds:.2f} s, {BATCH} events for each commit")
+    print(
+        json.dumps(
+            {
+                "name": "coordinator",
+                "figure": round(figure),
+                "unit": "events/s",
+                "bar": BAR,
+                "holds": figure >= BAR,
+                "events": num_events,
+                "seconds": round(seconds, 3),
+                "events_per_commit": BATCH,
+            }
+        )
+    )
+    return 0 if figure >= BAR else 1
+
+
+def _header(lease: Lease, engine: str, version: int) -> GroupHeader:
+    return GroupHeader(
+        key=lease.key,
+        attempt=lease.attempt,
+        fence=lease.fence,
+        engine=engine,
+        lengths=(128,) * lease.sampling.num_samples,
+        min_version=version,
+        max_version=version,
+        sha256="0" * 64,
+        generate_s=1.0,
+    )
+
+
+def _verdict(call: Score, index: int) -> Verdict:
+    return Verdict(
+        sample_id=f"{call.key}/{index}",
+        principle=call.principle,
+        verifier="benchmark",
+        verifier_version="1",
+        status=VerdictStatus.OK,
+        score=index / 8,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The command ``safeladder``: arguments in, one sentence and an exit code out.
+
+Verbs import what they need when they run, so that ``--help`` and ``schema`` are quick. An error of
+``safeladder.errors`` ends a verb with its sentence on stderr and its exit code, which also goes
+into the run's ``status.json``; ``--debug`` shows the traceback instead. What a verb does stands in
+the modules it calls.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from safeladder.errors import ConfigError, SafeladderError
+
+if TYPE_CHECKING:
+    from cluster.checks import SampleVerdict
+    from cluster.resource_plan import RolePlan
+    from safeladder.config import Config
+
+app = typer.Typer(
+    help="Asynchronous reinforcement learning for the safety of language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(help="Config files, merged from left to right, and key=value overrides."),
+]
+Overlays = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", help="A further config file; may be repeated, later wins."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """Entry point of ``safeladder`` and ``python -m cluster``."""
+    app(prog_name="safeladder")
+
+
+@app.command()
+def train(arguments: Arguments = None, config: Overlays = None, debug: Debug = False) -> None:
+    """Train a policy: a new run in its own folder."""
+    _set_up_logging(debug)
+
+    def run() -> int:
+        resolved = _load(arguments, config)
+        with _recorded(resolved.run.directory, take_over=False):
+            from cluster.driver import train as train_run
+
+            return train_run(resolved)
+
+    _run(run, debug)
+
+
+@app.command()
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")], debug: Debug = False
+) -> None:
+    """Go on with a run from its newest checkpoint that verifies."""
+    _set_up_logging(debug)
+
+    def run() -> int:
+        from cluster.run_directory import RunDirectory
+
+        with _recorded(RunDirectory.open(run_dir).path, take_over=True):
+            from cluster.driver import resume as resume_run
+
+            return resume_run(run_dir)
+
+    _run(run, debug)
+
+
+@app.command()
+def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = False) -> None:
+    """Resolve and validate a config, score three sample rows, print the plan; start nothing."""
+    _set_up_logging(debug)
+
+    def run() -> int:
+        import asyncio
+
+        from cluster.checks import check_data, preflight, score_samples
+        from cluster.model_folder import read_model_folder
+        from cluster.resource_plan import resource_plan
+        from safeladder.config_loading import config_hash, resolved_yaml
+
+        resolved = _load(arguments, config)
+        typer.echo(resolved_yaml(resolved))
+        preflight(resolved)
+        prompts = check_data(resolved)
+        scored = asyncio.run(score_samples(resolved, prompts))
+        _show(scored, resource_plan(resolved, read_model_folder(resolved.model.path)))
+        typer.echo(f"{len(prompts)} prompts, config {config_hash(resolved)[:12]}: ready to train")
+        return 0
+
+    _run(run, debug)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Leave the texts of prompts and answers out.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write report.html again from what a run has left so far."""
+
+    def run() -> int:
+        from cluster.report import write_report
+        from cluster.run_directory import RunDirectory
+
+        typer.echo(write_report(RunDirectory.open(run_dir), redact=redact))
+        return 0
+
+    _run(run, debug)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    from safeladder.config_loading import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command("serve-verifier")
+def serve_verifier(
+    config: Annotated[Path, typer.Argument(help="Config file that names the verifier.")],
+    principle: Annotated[
+        list[str] | None, typer.Option(help="Principle to serve; may be repeated. Default: all.")
+    ] = None,
+    bind: Annotated[str, typer.Option(help="host:port; port 0 picks a free one.")] = "127.0.0.1:0",
+    ready_file: Annotated[
+        Path | None, typer.Option(help="File that gets the address once the service answers.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token that callers must send.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow plaintext on an address beyond this machine.")
+    ] = False,
+    die_with_parent: Annotated[
+        bool, typer.Option("--die-with-parent", help="End when the starting process ends.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Serve the verifiers of a config over gRPC until it is told to stop."""
+    _set_up_logging(debug)
+
+    def run() -> int:
+        from cluster.verifier_service import run_service
+
+        run_service(
+            _load(None, [config]),
+            principle,
+            bind,
+            ready_file=ready_file,
+            token_file=token_file,
+            insecure=insecure,
+            die_with_parent=die_with_parent,
+        )
+        return 0
+
+    _run(run, debug)
+
+
+def _load(arguments: Sequence[str] | None, overlays: Sequence[Path] | None) -> Config:
+    """Positional files come first, then ``--config`` files, then all overrides."""
+    from safeladder.config_loading import load_config
+
+    words = arguments or ()
+    paths = [Path(word) for word in words if "=" not in word] + list(overlays or ())
+    if not paths:
+        raise ConfigError("no config file was given: add one, for example configs/demo.yaml")
+    return load_config(paths, [word for word in words if "=" in word])
+
+
+def _run(run: Callable[[], int], debug: bool) -> NoReturn:
+    """Exit with the code of ``run``, or of the ``SafeladderError`` that it raised."""
+    try:
+        code = run()
+    except SafeladderError as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"safeladder: {error}", err=True)
+        code = error.exit_code
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _recorded(run_dir: Path, *, take_over: bool) -> Iterator[None]:
+    """Whatever ends the body early goes into ``status.json``, if there is a run and it is ours."""
+    from cluster.run_directory import RunDirectory
+
+    try:
+        yield
+    except BaseException as error:
+        if (run := RunDirectory(run_dir)).config_file.is_file():
+            run.record_failure(error, take_over=take_over)
+        raise
+
+
+def _show(scored: dict[str, list[SampleVerdict]], plan: list[RolePlan]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.resource_plan import host_memory_bytes, main_memory_bytes
+
+    verdicts = Table("principle", "row", "response", "verdict", "why", title="Sample verdicts")
+    for principle, samples in scored.items():
+        for sample in samples:
+            verdict = sample.verdict
+            result = verdict.cause or verdict.label
+            score = "" if verdict.score is None else f" {verdict.score:g}"
+            text = f"{verdict.status}{score}" + (f" ({result})" if result else "")
+            verdicts.add_row(
+                principle, sample.prompt_id, sample.response[:40], text, verdict.evidence or ""
+            )
+    resources = Table("role", "actors", "CPUs each", "GPUs each", "GiB each", title="Resource plan")
+    for line in plan:
+        where = " on the GPU" if line.num_gpus else ""
+        resources.add_row(
+            line.role,
+            str(line.actors),
+            f"{line.num_cpus:g}",
+            f"{line.num_gpus:g}",
+            f"{line.num_bytes / 2**30:.1f}{where}",
+        )
+    console = Console(soft_wrap=False, markup=False)
+    console.print(verdicts)
+    console.print(resources)
+    console.print(
+        f"Main memory, without activations: about {main_memory_bytes(plan) / 2**30:.1f} GiB of "
+        f"{host_memory_bytes() / 2**30:.1f} GiB"
+    )
+
+
+def _set_up_logging(debug: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )

@@ -1,0 +1,201 @@
+"""Greedy answers of the serving policy to the held-out prompts, judged by the run's own verifiers.
+
+Owns: sending every prompt to the rollout fleet, asking again when an engine dies, and scoring the
+answers. What the answers mean is ``evals.held_out``'s business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.rollout import GeneratedGroup
+from actors.verifier import ScoredGroup
+from cluster.fleet import Exhausted, Fleet, FleetEvent, Lost, Reply
+from cluster.remote import fetch
+from safeladder.config import Config
+from safeladder.errors import SafeladderError, VerifierUnavailableError
+from safeladder.records import Completion, GroupKey, Lease, Prompt, Sampling, Verdict
+
+EVALUATION_EPOCH = -1
+"""Data epoch in the keys of evaluation leases; training uses 0 and up."""
+FETCH_DEADLINE_S = 60.0
+MAX_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutAnswer:
+    """One greedy answer and what the run's verifiers said about it."""
+
+    prompt: Prompt
+    completion: Completion
+    verdicts: Mapping[str, Verdict]
+    """Principle → verdict, INVALID ones included."""
+
+
+@dataclass(slots=True)
+class _Item:
+    prompt: Prompt
+    tries: int = 0
+    completion: Completion | None = None
+    payload: Any = None
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+
+class Evaluation:
+    """One pass over the held-out prompts. ``step`` is called until ``is_done``."""
+
+    def __init__(
+        self,
+        config: Config,
+        prompts: Sequence[Prompt],
+        rollout: Fleet,
+        verifiers: Mapping[str, Fleet],
+        fence: int,
+    ) -> None:
+        self._config = config
+        self._fence = fence
+        self._items = [_Item(prompt) for prompt in prompts]
+        self._rollout = rollout
+        self._verifiers = verifiers
+        self._to_generate = deque(range(len(self._items)))
+        self._to_score: deque[tuple[int, str]] = deque()
+        self._open = 0
+        self._deadline = time.monotonic() + config.rollout.group_deadline_s * max(
+            1, len(prompts) // config.evaluation.batch_size
+        )
+
+    def run(self) -> list[HeldOutAnswer]:
+        """Evaluate everything; a prompt that cannot be answered or judged is left out and thereby
+        fails the pairing, never counted as a number. Raises ``SafeladderError`` past the deadline
+        or when a fleet is spent."""
+        while not self.is_done:
+            if time.monotonic() > self._deadline:
+                raise SafeladderError(
+                    f"the evaluation did not finish in time: {self._open} calls open"
+                )
+            self.step()
+            time.sleep(0.02)
+        return self.answers
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every prompt is answered and judged, or given up."""
+        return not (self._to_generate or self._to_score or self._open)
+
+    @property
+    def answers(self) -> list[HeldOutAnswer]:
+        """What came out, in the order of the prompts."""
+        return [
+            HeldOutAnswer(prompt=i.prompt, completion=i.completion, verdicts=i.verdicts)
+            for i in self._items
+            if i.completion is not None
+        ]
+
+    def step(self) -> None:
+        """Send what can be sent, take what has come; never waits."""
+        for event in self._rollout.poll():
+            self._on_rollout(event)
+        for principle, fleet in self._verifiers.items():
+            for event in fleet.poll():
+                self._on_verifier(principle, event)
+        self._send()
+
+    def _send(self) -> None:
+        while self._to_generate and self._open < self._config.evaluation.batch_size:
+            engine = self._rollout.least_busy()
+            if engine is None:
+                return
+            index = self._to_generate.popleft()
+            deadline_s = self._config.rollout.group_deadline_s
+            if self._rollout.call(
+                engine,
+                "generate",
+                {"lease": self._lease(index, deadline_s)},
+                context=index,
+                deadline_s=deadline_s + 30,
+            ):
+                self._open += 1
+            else:
+                self._to_generate.append(index)
+        for _ in range(len(self._to_score)):
+            index, principle = self._to_score.popleft()
+            self._score(index, principle)
+
+    def _lease(self, index: int, deadline_s: float) -> Lease:
+        return Lease(
+            key=GroupKey(EVALUATION_EPOCH, index),
+            attempt=self._items[index].tries,
+            fence=self._fence,
+            prompt=self._items[index].prompt,
+            sampling=Sampling(
+                num_samples=1,
+                max_new_tokens=self._config.evaluation.max_new_tokens,
+                temperature=0.0,
+            ),
+            deadline_s=deadline_s,
+        )
+
+    def _score(self, index: int, principle: str) -> None:
+        fleet = self._verifiers[principle]
+        actor = fleet.least_busy()
+        item = self._items[index]
+        arguments = {"payload": item.payload, "key": GroupKey(EVALUATION_EPOCH, index)}
+        timeout_s = self._config.principles[principle].timeout_s + 10
+        if actor is not None and fleet.call(
+            actor,
+            "score",
+            {**arguments, "attempt": item.tries},
+            context=index,
+            deadline_s=timeout_s,
+        ):
+            self._open += 1
+        else:
+            self._to_score.append((index, principle))
+
+    def _on_rollout(self, event: FleetEvent) -> None:
+        if isinstance(event, Exhausted):
+            raise SafeladderError(f"no rollout actor is left: {event.reason}")
+        if isinstance(event, Lost):
+            self._open -= len(event.contexts)
+            for index in event.contexts:
+                self._again(index)
+        if not isinstance(event, Reply):
+            return
+        self._open -= 1
+        item = self._items[event.context]
+        if not isinstance(event.value, GeneratedGroup):
+            self._again(event.context)
+            return
+        try:
+            group = fetch(event.value.payload, FETCH_DEADLINE_S)
+        except KeyError:
+            self._again(event.context)
+            return
+        item.completion, item.payload = group.completions[0], event.value.payload
+        route = self._config.routes[item.prompt.route]
+        self._to_score.extend((event.context, principle) for principle in route)
+
+    def _on_verifier(self, principle: str, event: FleetEvent) -> None:
+        if isinstance(event, Exhausted):
+            raise VerifierUnavailableError(f"no {principle} verifier is left: {event.reason}")
+        if isinstance(event, Lost):
+            self._open -= len(event.contexts)
+            self._to_score.extend((index, principle) for index in event.contexts)
+        if isinstance(event, Reply):
+            self._open -= 1
+            item = self._items[event.context]
+            if isinstance(event.value, ScoredGroup):
+                item.verdicts[principle] = event.value.verdicts[0]
+            elif item.tries < MAX_TRIES:
+                item.tries += 1
+                self._to_score.append((event.context, principle))
+
+    def _again(self, index: int) -> None:
+        item = self._items[index]
+        item.tries += 1
+        if item.tries < MAX_TRIES:
+            self._to_generate.append(index)

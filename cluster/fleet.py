@@ -1,0 +1,252 @@
+"""A fleet of equal actors behind RLlib's ``FaultTolerantActorManager``, as a typed wrapper.
+
+Owns: which actors of a role are alive, which calls are open, their deadlines, and replacement of
+the dead within a budget. Does not know what the calls mean: a reply carries back the caller's own
+context. The coordinator's lease table, not this class, decides what was in flight.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+
+from cluster.remote import RoleFailure, kill
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_EVERY_S = 2.0
+HEARTBEAT_DEADLINE_S = 120.0
+RESTART_WINDOW_S = 600.0
+MAX_RESTARTS_IN_WINDOW = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """An actor answered its ``start`` call and takes work."""
+
+    actor: str
+    value: Any
+    """What ``start`` returned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """An actor's process is gone, or silent past its heartbeat; its open calls will not answer."""
+
+    actor: str
+    reason: str
+    contexts: tuple[Any, ...]
+    """Contexts of the calls that died with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The answer to one call. ``value`` is a ``RoleFailure`` if the role raised."""
+
+    actor: str
+    context: Any
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhausted:
+    """The fleet spent its restart budget and has no actor left."""
+
+    reason: str
+
+
+FleetEvent = Joined | Lost | Reply | Exhausted
+
+
+@dataclass(slots=True)
+class _Call:
+    actor: str
+    context: Any
+    deadline: float
+
+
+@dataclass(slots=True)
+class _Member:
+    name: str
+    manager_id: int
+    handle: Any
+    last_answer: float
+    is_ready: bool = False
+    heartbeat_open: bool = False
+
+
+class Fleet:
+    """``size`` actors named ``<name>-0``, ``<name>-1``, …; a replacement gets the next number."""
+
+    def __init__(
+        self,
+        name: str,
+        spawn: Callable[[str], Any],
+        *,
+        size: int,
+        start_deadline_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._spawn = spawn
+        self._start_deadline_s = start_deadline_s
+        self._clock = clock
+        self._manager = FaultTolerantActorManager(max_remote_requests_in_flight_per_actor=1_000_000)
+        self._members: dict[str, _Member] = {}
+        self._calls: dict[str, _Call] = {}
+        self._tags = (str(i) for i in itertools.count())
+        self._numbers = itertools.count()
+        self._restarts: deque[float] = deque()
+        self._pending: list[FleetEvent] = []
+        for _ in range(size):
+            self._add()
+
+    @property
+    def ready(self) -> list[str]:
+        """Names of the actors that take work."""
+        return [m.name for m in self._members.values() if m.is_ready]
+
+    @property
+    def members(self) -> list[str]:
+        """Names of all living actors, those still starting included."""
+        return list(self._members)
+
+    def least_busy(self) -> str | None:
+        """The ready actor with the fewest open calls, or None."""
+        open_calls = Counter(call.actor for call in self._calls.values())
+        return min(self.ready, key=lambda name: open_calls[name], default=None)
+
+    def call(
+        self,
+        actor: str,
+        method: str,
+        arguments: Mapping[str, Any],
+        *,
+        context: Any,
+        deadline_s: float,
+    ) -> bool:
+        """Send one call. False if the actor is gone: then no reply will come."""
+        member = self._members.get(actor)
+        if member is None:
+            return False
+        tag = next(self._tags)
+        sent: int = self._manager.foreach_actor_async(
+            "call",
+            tag=tag,
+            kwargs={"method": method, "arguments": dict(arguments)},
+            remote_actor_ids=[member.manager_id],
+        )
+        if sent == 1:
+            self._calls[tag] = _Call(actor, context, self._clock() + deadline_s)
+        return sent == 1
+
+    def poll(self) -> list[FleetEvent]:
+        """Everything that happened since the last poll; never waits."""
+        events, self._pending = self._pending, []
+        now = self._clock()
+        for result in self._manager.fetch_ready_async_reqs(timeout_seconds=0.0):
+            call = self._calls.pop(result.tag, None)
+            if call is None:
+                continue
+            if not result.ok:
+                events += self._lose(call.actor, _first_line(result.get()))
+            elif (member := self._members.get(call.actor)) is not None:
+                member.last_answer = now
+                events += self._answer(member, call.context, result.get())
+        events += self._expire(now)
+        self._heartbeat(now)
+        return events
+
+    def retire(self, actor: str, reason: str) -> None:
+        """End an actor that is alive but of no use (hung, poisoned); a replacement starts."""
+        self._pending += self._lose(actor, reason)
+
+    def close(self) -> None:
+        """End all actors at once. Roles that must say goodbye are called before."""
+        for member in self._members.values():
+            kill(member.handle)
+        self._members.clear()
+        self._calls.clear()
+        self._manager.clear()
+
+    def _add(self) -> None:
+        name = f"{self.name}-{next(self._numbers)}"
+        handle = self._spawn(name)
+        before = set(self._manager.actor_ids())
+        self._manager.add_actors([handle])
+        (manager_id,) = set(self._manager.actor_ids()) - before
+        self._members[name] = _Member(name, manager_id, handle, self._clock())
+        self.call(name, "start", {}, context=_START, deadline_s=self._start_deadline_s)
+
+    def _answer(self, member: _Member, context: Any, value: Any) -> list[FleetEvent]:
+        if context is _HEARTBEAT:
+            member.heartbeat_open = False
+            if getattr(value, "is_dead", False):
+                return self._lose(member.name, value.failure or "its engine is dead")
+            return []
+        if context is _START:
+            if isinstance(value, RoleFailure):
+                log.error("%s did not start: %s", member.name, value.detail)
+                return self._lose(member.name, f"start failed: {value.kind}: {value.message}")
+            member.is_ready = True
+            return [Joined(actor=member.name, value=value)]
+        return [Reply(actor=member.name, context=context, value=value)]
+
+    def _lose(self, actor: str, reason: str) -> list[FleetEvent]:
+        member = self._members.pop(actor, None)
+        if member is None:
+            return []
+        dead = [tag for tag, call in self._calls.items() if call.actor == actor]
+        contexts = tuple(
+            call.context
+            for call in map(self._calls.pop, dead)
+            if call.context not in (_START, _HEARTBEAT)
+        )
+        self._manager.remove_actor(member.manager_id)
+        kill(member.handle)
+        events: list[FleetEvent] = [Lost(actor=actor, reason=reason, contexts=contexts)]
+        now = self._clock()
+        self._restarts.append(now)
+        while self._restarts and self._restarts[0] < now - RESTART_WINDOW_S:
+            self._restarts.popleft()
+        if len(self._restarts) <= MAX_RESTARTS_IN_WINDOW:
+            self._add()
+        elif not self._members:
+            events.append(Exhausted(reason=f"{self.name}: {reason}"))
+        return events
+
+    def _expire(self, now: float) -> list[FleetEvent]:
+        events: list[FleetEvent] = []
+        for tag, call in [(t, c) for t, c in self._calls.items() if c.deadline < now]:
+            self._calls.pop(tag, None)
+            if call.context in (_START, _HEARTBEAT):
+                events += self._lose(call.actor, f"no answer to {call.context} in time")
+            else:
+                events.append(Reply(actor=call.actor, context=call.context, value=_TOO_LATE))
+        return events
+
+    def _heartbeat(self, now: float) -> None:
+        for member in list(self._members.values()):
+            due = now - member.last_answer > HEARTBEAT_EVERY_S
+            if member.is_ready and due and not member.heartbeat_open:
+                member.heartbeat_open = self.call(
+                    member.name, "status", {}, context=_HEARTBEAT, deadline_s=HEARTBEAT_DEADLINE_S
+                )
+
+
+_START = "start"
+_HEARTBEAT = "heartbeat"
+_TOO_LATE = RoleFailure(
+    kind="TimeoutError", message="no answer before the call's deadline", exit_code=1, detail=""
+)
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,198 @@
+"""All living groups of a run, and the only way to change the state of one.
+
+Owns the counts that admission rests on, the order in which groups wait, and the list of transitions
+that the ledger has not seen yet. Does not decide when a group moves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cluster.scoring import GroupScores
+from cluster.transitions import EDGES, DropReason, GroupState, LedgerSnapshot, Transition
+from safeladder.records import GroupHeader, GroupKey, Prompt
+
+
+class PromptSource(Protocol):
+    """What to ask, as a pure function of a place; ``curricula`` has implementations."""
+
+    def prompt(self, key: GroupKey) -> Prompt:
+        """The prompt at a place."""
+        ...
+
+    def next_key(self, key: GroupKey | None) -> GroupKey:
+        """The place after ``key``; None asks for the first. Keys rise."""
+        ...
+
+
+@dataclass(slots=True)
+class Group:
+    """One living group. What belongs to an attempt is cleared when the next one begins."""
+
+    key: GroupKey
+    attempt: int = 1
+    state: GroupState = GroupState.PENDING
+    route: str = ""
+    """Of its prompt; set by the first lease."""
+    num_failures: int = 0
+    """Attempts that failed since this driver started; restarts do not count."""
+    engine: str | None = None
+    header: GroupHeader | None = None
+    payload: Any = None
+    scores: GroupScores | None = None
+    rewards: tuple[float | None, ...] = ()
+    reference_call: int = 0
+    reference: Any = None
+
+    @property
+    def payloads(self) -> tuple[Any, ...]:
+        """The handles that it holds."""
+        return tuple(p for p in (self.payload, self.reference) if p is not None)
+
+
+class GroupTable:
+    """Groups by key and by state."""
+
+    def __init__(self, prompts: PromptSource, restored: LedgerSnapshot) -> None:
+        self._prompts = prompts
+        self._last_key = restored.last_key
+        self._groups = {p.key: Group(p.key, p.attempt) for p in restored.pending}
+        self._pending = list(self._groups)
+        heapq.heapify(self._pending)
+        self._scored: dict[GroupKey, Group] = {}
+        self._admitted: dict[GroupKey, Group] = {}
+        self._transitions: list[Transition] = []
+        self.counts: Counter[GroupState] = Counter(
+            {
+                GroupState.PENDING: len(self._pending),
+                GroupState.TRAINED: restored.trained,
+                GroupState.DROPPED: sum(restored.dropped.values()),
+            }
+        )
+        self.dropped: Counter[DropReason] = Counter(dict(restored.dropped))
+
+    @property
+    def num_leased(self) -> int:
+        """n of the admission rule: leased since version 0, on their way or trained."""
+        waiting = self.counts[GroupState.PENDING]
+        return len(self._groups) - waiting + self.counts[GroupState.TRAINED]
+
+    @property
+    def num_scored(self) -> int:
+        return len(self._scored)
+
+    @property
+    def scored(self) -> list[Group]:
+        """Groups that wait for the learner, in order of key."""
+        return [self._scored[key] for key in sorted(self._scored)]
+
+    @property
+    def admitted(self) -> list[Group]:
+        """Groups of the next or running step, in order of key."""
+        return [self._admitted[key] for key in sorted(self._admitted)]
+
+    def __getitem__(self, key: GroupKey) -> Group:
+        """The living group with this key."""
+        return self._groups[key]
+
+    def find(self, key: GroupKey, attempt: int) -> Group | None:
+        """The living group, if this attempt of it is in force."""
+        group = self._groups.get(key)
+        return group if group is not None and group.attempt == attempt else None
+
+    def first_unresolved(self) -> GroupKey | None:
+        """The first issued key that is not SCORED, ADMITTED or final yet."""
+        ready = (GroupState.SCORED, GroupState.ADMITTED)
+        return min((g.key for g in self._groups.values() if g.state not in ready), default=None)
+
+    def next_to_lease(self) -> Group:
+        """The first PENDING group; if none waits, a new one."""
+        if self._pending:
+            return self._groups[self._pending[0]]
+        key = self._prompts.next_key(self._last_key)
+        assert self._last_key is None or key > self._last_key, "keys must rise"
+        self._last_key = key
+        group = self._groups[key] = Group(key)
+        heapq.heappush(self._pending, key)
+        self.counts[GroupState.PENDING] += 1
+        self._transitions.append(
+            Transition(key=key, source=None, target=GroupState.PENDING, attempt=group.attempt)
+        )
+        return group
+
+    def move(self, group: Group, target: GroupState, *, step: int | None = None) -> None:
+        """A step forward on the road to TRAINED."""
+        self._write(group, target, step=step)
+        if target is GroupState.TRAINED:
+            del self._groups[group.key]
+
+    def retry(self, group: Group, detail: str) -> tuple[Any, ...]:
+        """Back to PENDING with the next attempt. Returns the payloads that it held."""
+        payloads = group.payloads
+        group.engine = group.header = group.payload = group.scores = group.reference = None
+        group.rewards = ()
+        group.reference_call = 0
+        self._write(group, GroupState.PENDING, detail=detail)
+        group.attempt += 1
+        return payloads
+
+    def drop(self, group: Group, reason: DropReason, detail: str) -> tuple[Any, ...]:
+        """The end of a group without training. Returns the payloads that it held."""
+        self._write(group, GroupState.DROPPED, reason=reason, detail=detail)
+        self.dropped[reason] += 1
+        del self._groups[group.key]
+        return group.payloads
+
+    def drain_transitions(self) -> list[Transition]:
+        """What the ledger has not seen yet, in order."""
+        transitions, self._transitions = self._transitions, []
+        return transitions
+
+    def _write(
+        self,
+        group: Group,
+        target: GroupState,
+        *,
+        step: int | None = None,
+        reason: DropReason | None = None,
+        detail: str = "",
+    ) -> None:
+        source, group.state = group.state, target
+        assert (source, target) in EDGES, f"{group.key}: {source} → {target} does not exist"
+        self._leave(group, source)
+        self._enter(group, target)
+        self._transitions.append(
+            Transition(
+                key=group.key,
+                source=source,
+                target=target,
+                attempt=group.attempt,
+                engine=group.engine,
+                header=group.header,
+                step=step,
+                reason=reason,
+                detail=detail,
+            )
+        )
+
+    def _leave(self, group: Group, state: GroupState) -> None:
+        self.counts[state] -= 1
+        if state is GroupState.PENDING:
+            first = heapq.heappop(self._pending)
+            assert first == group.key, f"{group.key} is leased before {first}"
+        elif state is GroupState.SCORED:
+            del self._scored[group.key]
+        elif state is GroupState.ADMITTED:
+            del self._admitted[group.key]
+
+    def _enter(self, group: Group, state: GroupState) -> None:
+        self.counts[state] += 1
+        if state is GroupState.PENDING:
+            heapq.heappush(self._pending, group.key)
+        elif state is GroupState.SCORED:
+            self._scored[group.key] = group
+        elif state is GroupState.ADMITTED:
+            self._admitted[group.key] = group

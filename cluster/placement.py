@@ -1,0 +1,118 @@
+"""Where a role runs: environment, cores, resources. The only module that touches the environment.
+
+Two settings decide whether roles can share a small machine: one compute thread in every actor, and
+actors pinned to cores, so that a spinning engine cannot push the learner aside.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safeladder.config import Config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+"""Folder that holds the rooms; children find them through ``PYTHONPATH``."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What one actor asks of the cluster, and how it behaves there."""
+
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    cores: tuple[int, ...] = ()
+    """Cores to pin to; empty leaves it to the system."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment of the actor's process and its children."""
+
+
+def placement_of(fleet: str, config: Config) -> Placement:
+    """The placement of one actor of ``fleet``: rollout, verifier, reference, learner, monitor,
+    store."""
+    threads = str(config.placement.threads_per_actor)
+    env = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    cores = config.placement.learner_cores if fleet == "learner" else config.placement.rollout_cores
+    if fleet == "rollout":
+        return Placement(
+            num_cpus=config.rollout.num_cpus, num_gpus=config.rollout.num_gpus, cores=cores, env=env
+        )
+    if fleet == "reference":
+        return Placement(
+            num_cpus=config.reference.num_cpus,
+            num_gpus=config.reference.num_gpus,
+            cores=cores,
+            env=env,
+        )
+    if fleet == "learner":
+        return Placement(
+            num_cpus=config.learner.num_cpus, num_gpus=config.learner.num_gpus, cores=cores, env=env
+        )
+    return Placement(cores=cores, env=env)
+
+
+def local_cpus(config: Config) -> int:
+    """Logical CPUs a local Ray must claim so that every actor of the run fits: on a small machine
+    roles share cores, and the shares are settled by pinning, not by Ray."""
+    wanted = (
+        config.rollout.actors * config.rollout.num_cpus
+        + config.learner.ranks * config.learner.num_cpus
+        + (config.reference.actors * config.reference.num_cpus if config.reference.enabled else 0)
+    )
+    return max(os.cpu_count() or 1, int(wanted + 1))
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Pin this process, and the children it will have, to those of ``cores`` that exist."""
+    available = os.sched_getaffinity(0)
+    wanted = available & set(cores)
+    if wanted:
+        os.sched_setaffinity(0, wanted)
+
+
+def prepare_local_ray() -> None:
+    """Settings that Ray reads from the environment **when it is imported**: call this first.
+
+    Children of a killed actor end with it, usage is not reported, and a local control plane answers
+    only to this process tree's token. What the caller's environment already says stays.
+    """
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "true")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def job_address() -> str | None:
+    """Address of the cluster that submitted this process as a job, if one did."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """Environment for a child process of the driver: ours, the rooms on its path, and ``extra``."""
+    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in paths if p),
+        "OMP_NUM_THREADS": "1",
+        **extra,
+    }
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, however it ends (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

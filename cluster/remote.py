@@ -1,0 +1,201 @@
+"""The only door to Ray's core: start, spawn, put, get, kill.
+
+A role is a plain class; ``RoleHost`` is the Ray actor around it. Whatever a role raises comes back
+as a ``RoleFailure``: Ray's own errors then mean one thing only, that the process is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.placement import REPOSITORY, Placement, job_address, local_cpus, pin
+from safeladder.config import Config
+from safeladder.errors import SafeladderError
+
+log = logging.getLogger(__name__)
+
+BuildRole = Callable[..., Any]
+"""Builds a role inside its own process; importable by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleFailure:
+    """An exception that a role raised, as data."""
+
+    kind: str
+    """Class name of the exception."""
+    message: str
+    exit_code: int
+    """The code of our own errors, 1 for all others."""
+    detail: str
+    """Traceback text, for the log."""
+
+
+class Pending(Enum):
+    """What ``outcome`` returns while a call runs (a role may well return None)."""
+
+    PENDING = auto()
+
+
+PENDING = Pending.PENDING
+
+
+class RayStore:
+    """``ports.PayloadStore`` on the object store. The store actor owns what is put, so a payload
+    outlives the actor that made it."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+
+    async def put(self, value: Any) -> Any:
+        """Store; the handle is wrapped, so that Ray passes it on instead of resolving it."""
+        return [ray.put(value, _owner=self._owner)]
+
+    async def get(self, handle: Any) -> Any:
+        """The stored value, arrays mapped without a copy. Raises ``KeyError`` when it is lost."""
+        try:
+            return await handle[0]
+        except ray.exceptions.RayError as error:
+            raise KeyError(f"payload is gone: {type(error).__name__}") from error
+
+
+class StoreOwner:
+    """The role of the store actor: it owns objects and does nothing else."""
+
+    async def start(self) -> bool:
+        """Answer once."""
+        return True
+
+
+class RoleHost:
+    """One Ray actor around one role.
+
+    It has the ``ping`` that RLlib's actor manager asks for, but not its ``FaultAwareApply``: that
+    mix-in serves calls by function, which we never make, and would load torch into every verifier.
+    """
+
+    def __init__(self, build: BuildRole, arguments: Mapping[str, Any], owner: Any, cores: Any):
+        pin(cores)
+        store = RayStore(owner) if owner is not None else None
+        self._role = build(**arguments) if store is None else build(store=store, **arguments)
+
+    async def ping(self) -> str:
+        """Health check."""
+        return "pong"
+
+    async def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
+        """Run one coroutine method of the role."""
+        try:
+            return await getattr(self._role, method)(**arguments)
+        except Exception as error:  # noqa: BLE001 - turned into data: only a dead process may look dead
+            return RoleFailure(
+                kind=type(error).__name__,
+                message=str(error),
+                exit_code=error.exit_code if isinstance(error, SafeladderError) else 1,
+                detail=traceback.format_exc(),
+            )
+
+
+def build_store_owner() -> StoreOwner:
+    """Build function of the store actor."""
+    return StoreOwner()
+
+
+def spawn(
+    build: BuildRole,
+    arguments: Mapping[str, Any],
+    placement: Placement,
+    *,
+    owner: Any = None,
+) -> Any:
+    """Start an actor around the role that ``build`` makes; returns its handle at once.
+
+    Ray restarts nothing by itself: a replacement is a new actor with a new name, so that a zombie
+    of the old one can never be mistaken for it.
+    """
+    options = {
+        "num_cpus": placement.num_cpus,
+        "num_gpus": placement.num_gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "max_concurrency": 1000,
+        "runtime_env": {"env_vars": dict(placement.env)},
+    }
+    actor_class = ray.remote(RoleHost).options(**options)
+    return actor_class.remote(build, dict(arguments), owner, placement.cores)
+
+
+def submit(handle: Any, method: str, arguments: Mapping[str, Any]) -> Any:
+    """Send one call to an actor outside any fleet; returns the reference to its result."""
+    return handle.call.remote(method, dict(arguments))
+
+
+def outcome(reference: Any, timeout_s: float) -> Any:
+    """Result of a submitted call, waiting up to ``timeout_s``: ``PENDING`` while there is none, a
+    ``RoleFailure`` if the role raised or its process is gone."""
+    ready, _ = ray.wait([reference], timeout=timeout_s)
+    if not ready:
+        return PENDING
+    try:
+        return ray.get(ready[0])
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return RoleFailure(kind="ActorLost", message=reason, exit_code=1, detail=str(error))
+
+
+def fetch(handle: Any, timeout_s: float) -> Any:
+    """A stored payload, in the driver. Raises ``KeyError`` when it is lost."""
+    try:
+        return ray.get(handle[0], timeout=timeout_s)
+    except ray.exceptions.RayError as error:
+        raise KeyError(f"payload is gone: {type(error).__name__}") from error
+
+
+def kill(handle: Any) -> None:
+    """End an actor's process now. A process that is already gone is no error."""
+    ray.kill(handle, no_restart=True)
+
+
+@contextmanager
+def session(config: Config) -> Iterator[None]:
+    """A Ray to run in: the cluster that submitted this job or ``placement.address``, else a local
+    one with its own temp folder, which ends with the context."""
+    address = config.placement.address or job_address()
+    if address is not None:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            configure_logging=False,
+            runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    temp = Path(tempfile.mkdtemp(prefix="sl-ray-"))
+    ray.init(
+        num_cpus=local_cpus(config),
+        object_store_memory=int(config.placement.object_store_gib * 2**30),
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        _temp_dir=str(temp),
+        runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temp, ignore_errors=True)

@@ -1,0 +1,222 @@
+"""The end of a run: ``summary.json``, a table in the terminal, one HTML file.
+
+Reads what the run wrote and draws it; computes no metric. The HTML needs nothing beside itself: its
+plots are inline SVG, texts of prompts and answers are escaped, and can be left out (redacted).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.history import AXES, read_history, read_lines
+from cluster.line_plot import Points, line_plot
+from cluster.run_directory import RunDirectory, write_json
+from safeladder.config_loading import shareable, to_yaml
+
+Row = Mapping[str, Any]
+
+MAX_SAMPLES = 40
+"""Newest sample completions in the report."""
+
+STYLE = """
+:root{color-scheme:light dark;--line:#8886;--soft:#8882}
+body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:1rem 0;max-width:100%}
+th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(27rem,1fr));gap:1rem}
+svg{width:100%;height:auto} svg text{font:11px system-ui,sans-serif;fill:currentColor}
+svg .title{font-weight:600;font-size:13px} .grid{stroke:var(--line);fill:none}
+.line{fill:none;stroke-width:2;stroke-linecap:round;stroke-linejoin:round}
+pre,.text{white-space:pre-wrap;overflow-wrap:anywhere} pre{background:var(--soft);padding:1rem}
+@media print{body{margin:0;max-width:none}svg,tr{break-inside:avoid}
+.plots{grid-template-columns:1fr 1fr}}
+"""
+
+
+def _is(name: str) -> Callable[[str], bool]:
+    return lambda metric: metric == name
+
+
+PLOTS: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    ("Reward by principle", lambda m: m.startswith("reward/") and m != "reward/mean"),
+    ("Combined reward", _is("reward/mean")),
+    ("Staleness (versions)", lambda m: "staleness" in m),
+    ("KL (nats per token)", lambda m: "kl" in m.rpartition("/")[2].split("_")),
+    ("Generated tokens per second", _is("rollout/tokens_per_s")),
+    ("Completion length (tokens)", lambda m: "length" in m),
+    ("Seconds per step", lambda m: m in ("time/step_s", "time/train_s")),
+    ("Loss", lambda m: m in ("train/loss", "train/policy_loss")),
+    ("Gradient norm", lambda m: m.startswith("train/grad")),
+    ("Dropped groups, by reason", lambda m: m.startswith("dropped/")),
+    ("Invalid verdicts, by cause", lambda m: m.startswith("invalid/")),
+)
+"""Title → which metrics of a training row it shows; one without any is left out."""
+
+
+def write_summary(run: RunDirectory, summary: Row) -> None:
+    """``summary.json``: rates as {before, after, ci95}, and the facts of the run."""
+    write_json(run.summary, dict(summary))
+
+
+def print_summary(summary: Row, stream: TextIO) -> None:
+    """The table before and after, in points, and the facts of the run."""
+    rates = _rates(summary)
+    console = Console(file=stream, highlight=False, markup=False)
+    if rates:
+        columns = _rate_columns(rates)
+        table = Table(title="Held-out prompts, greedy")
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left")
+        for name, change in rates.items():
+            table.add_row(*_rate_cells(name, change, columns))
+        console.print(table)
+    for name, value in _facts(summary).items():
+        console.print(f"{name}: {value}")
+
+
+def write_report(run: RunDirectory, *, redact: bool = False) -> Path:
+    """``report.html`` from whatever the run has written so far; returns its path."""
+    history = read_history(run.path)
+    summary: Row = json.loads(run.summary.read_text("utf-8")) if run.summary.is_file() else {}
+    samples = read_lines(run.samples)[-MAX_SAMPLES:]
+    name = escape(run.path.name)
+    body = [
+        f"<h1>Run {name}</h1>",
+        _section("Before and after", _rate_table(_rates(summary))),
+        _section("Facts", _pairs(_facts(summary))),
+        _section("Training", _plots(history.get("train", []))),
+        _section("Alerts", _alerts(history.get("alert", []))),
+        _section("Sample completions, newest last", _samples(samples, redact)),
+        _section("Configuration", f"<pre>{escape(_config_text(run))}</pre>"),
+    ]
+    run.report.write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Run {name}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n",
+        encoding="utf-8",
+    )
+    return run.report
+
+
+def _config_text(run: RunDirectory) -> str:
+    return to_yaml(shareable(run.config()))
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _rates(summary: Row) -> dict[str, Row]:
+    return {
+        name: value
+        for name, value in summary.items()
+        if isinstance(value, Mapping) and "before" in value and "after" in value
+    }
+
+
+def _facts(summary: Row) -> dict[str, str]:
+    """Everything in the summary but the rates, in words."""
+    rates = _rates(summary)
+    return {
+        name.replace("_", " "): _in_words(name, value)
+        for name, value in summary.items()
+        if name not in rates
+    }
+
+
+def _in_words(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_in_words('', item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return "; ".join(str(item) for item in value) or "none"
+    if name.endswith("_bytes") and isinstance(value, int | float):
+        return f"{value / 2**30:.2f} GiB"
+    if name.endswith("_s") and isinstance(value, int | float):
+        return f"{value:.0f} s ({value / 60:.1f} min)"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _rate_columns(rates: Mapping[str, Row]) -> list[str]:
+    rung = ["after SFT"] if any("after_sft" in change for change in rates.values()) else []
+    return ["rate", "before", *rung, "after", "change", "95 % interval", "prompts"]
+
+
+def _rate_cells(name: str, change: Row, columns: Sequence[str]) -> list[str]:
+    low, high = change["ci95"]
+    cells = {
+        "rate": name.replace("_", " "),
+        "before": f"{100 * change['before']:.1f} %",
+        "after SFT": f"{100 * change['after_sft']:.1f} %" if "after_sft" in change else "",
+        "after": f"{100 * change['after']:.1f} %",
+        "change": f"{100 * (change['after'] - change['before']):+.1f}",
+        "95 % interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
+        "prompts": str(change.get("prompts", "")),
+    }
+    return [cells[column] for column in columns]
+
+
+def _rate_table(rates: Mapping[str, Row]) -> str:
+    columns = _rate_columns(rates)
+    rows = [_rate_cells(name, change, columns) for name, change in rates.items()]
+    note = "<p>Changes and intervals are in points; intervals are paired bootstraps.</p>"
+    return _table(columns, rows, is_numeric=True) + note if rows else ""
+
+
+def _pairs(facts: Mapping[str, str]) -> str:
+    return _table(("", ""), list(facts.items())) if facts else ""
+
+
+def _plots(rows: Sequence[Row]) -> str:
+    axis = AXES["train"]
+    metrics = sorted({metric for row in rows for metric in row})
+    plots = []
+    for title, belongs in PLOTS:
+        lines: dict[str, Points] = {
+            metric.partition("/")[2]: [(row[axis], row[metric]) for row in rows if metric in row]
+            for metric in metrics
+            if belongs(metric)
+        }
+        plots.append(line_plot(title, lines, "optimizer step"))
+    drawn = "".join(f"<figure>{plot}</figure>" for plot in plots if plot)
+    return f'<div class="plots">{drawn}</div>' if drawn else ""
+
+
+def _alerts(rows: Sequence[Row]) -> str:
+    cells = [(str(row.get("alert", "")), str(row.get("text", ""))) for row in rows]
+    return _table(("kind", "what"), cells) if cells else ""
+
+
+def _samples(samples: Sequence[Row], redact: bool) -> str:
+    """Step, prompt, answer, reward and what each principle said."""
+    rows = []
+    for sample in samples:
+        prompt, response = (str(sample.get(name, "")) for name in ("prompt", "response"))
+        if redact:
+            prompt, response = (f"[{len(text)} characters]" for text in (prompt, response))
+        said = sample.get("verdicts", {})
+        verdicts = "\n".join(f"{principle}: {label}" for principle, label in said.items())
+        step, reward = sample.get("train/step", ""), sample.get("reward")
+        shown = "" if reward is None else f"{reward:.3f}"
+        rows.append((str(step), prompt, response, shown, verdicts))
+    columns = ("step", "prompt", "answer", "reward", "verdicts")
+    return _table(columns, rows) if rows else ""
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], is_numeric: bool = False) -> str:
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    lines = []
+    for row in rows:
+        cells = "".join(
+            f'<td class="{"n" if is_numeric else "text"}">{escape(cell)}</td>' for cell in row[1:]
+        )
+        lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>')
+    header = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
+    return f"<table>{header}<tbody>{''.join(lines)}</tbody></table>"

@@ -1,0 +1,93 @@
+"""Builds each role inside the process that will be it: the only place that knows which engine,
+verifier or scorer a config means. Imports stand inside the functions, so that a verifier actor
+never loads a model library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safeladder.config import Config, PrincipleConfig
+from safeladder.errors import ConfigError
+from safeladder.ports import PayloadStore, RolloutEngine, Verifier
+
+if TYPE_CHECKING:
+    from actors.reference import ReferenceActor
+    from actors.rollout import RolloutActor
+    from actors.verifier import VerifierActor
+    from cluster.monitor import Monitor
+    from learners.learner import Learner
+
+
+def build_rollout(*, store: PayloadStore, name: str, config: Config) -> RolloutActor:
+    """A rollout actor with the engine of ``rollout.engine``."""
+    from actors.rollout import RolloutActor
+
+    return RolloutActor(name, _engine(config), store)
+
+
+def _engine(config: Config) -> RolloutEngine:
+    if config.rollout.engine == "vllm":
+        from actors.vllm_engine import VllmEngine
+
+        return VllmEngine(config.model, config.rollout, config.run.seed)
+    from actors.transformers_engine import TransformersEngine
+
+    return TransformersEngine(config.model, config.rollout, config.run.seed)
+
+
+def build_verifier_role(
+    *, store: PayloadStore, name: str, principle: str, config: PrincipleConfig
+) -> VerifierActor:
+    """A verifier actor: the rule or judge itself, or the client of a service."""
+    from actors.verifier import VerifierActor
+
+    return VerifierActor(
+        name, principle, local_or_remote(principle, config), store, config.timeout_s
+    )
+
+
+def local_or_remote(principle: str, config: PrincipleConfig) -> Verifier:
+    """The verifier port of a principle: in this process, or behind gRPC."""
+    if config.service is None:
+        from rewards.building import build_verifier
+
+        return build_verifier(principle, config)
+    if config.service.address is None:
+        raise ConfigError(
+            f"principles.{principle}.service: `spawn: true` was not resolved to an address"
+        )
+    from cluster.verifier_client import GrpcVerifier
+
+    return GrpcVerifier(
+        principle, config.service.address, config.timeout_s, token_file=config.service.token_file
+    )
+
+
+def build_reference(
+    *, store: PayloadStore, name: str, config: Config, model_path: Path
+) -> ReferenceActor:
+    """A reference actor: the policy as it was before RL."""
+    from actors.reference import ReferenceActor, TransformersScorer
+
+    scorer = TransformersScorer(
+        model_path,
+        dtype=config.model.dtype,
+        batch_tokens=config.reference.batch_tokens,
+        threads=config.placement.threads_per_actor,
+    )
+    return ReferenceActor(name, scorer, store, config.rollout.temperature)
+
+
+def build_learner(*, store: PayloadStore, rank: int, config: Config) -> Learner:
+    """One DeepSpeed rank."""
+    from learners.learner import Learner
+
+    return Learner(rank, config.learner.ranks, config, store)
+
+
+def build_monitor(**arguments: Any) -> Monitor:
+    """The writer of metrics."""
+    from cluster.monitor import Monitor
+
+    return Monitor(**arguments)

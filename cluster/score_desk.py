@@ -1,0 +1,254 @@
+"""From GENERATED to SCORED: asks verifiers and references, and applies each principle's policy.
+
+Owns the calls to the scoring fleets and the principles that hold training up (``pause``). What
+becomes of a group it does not carry out itself: it tells the ``Rulings`` of its owner.
+"""
+
+from __future__ import annotations
+
+import math
+
+from cluster.calls import CallId, CallQueue
+from cluster.groups import Group, GroupTable
+from cluster.protocol import (
+    REFERENCE,
+    Alert,
+    PauseTraining,
+    ReferenceLost,
+    ReferenceReady,
+    ResumeTraining,
+    Score,
+    ScoreReference,
+    ScoringLost,
+    VerdictsReady,
+    verifier_fleet,
+)
+from cluster.rulings import Rulings
+from cluster.scoring import MIN_SIBLINGS, GroupScores, Outcome, PrincipleScores, has_variance
+from cluster.transitions import DropReason
+from safeladder.config import Config
+from safeladder.errors import VerifierUnavailableError
+from safeladder.records import GroupKey
+
+GRACE_S = 60.0
+"""A call may be answered this much later than the role's own deadline."""
+REFERENCE_DEADLINE_S = 600.0
+PAUSE_RETRY_S = 5.0
+"""A principle that pauses training is asked again this often."""
+PAUSE_BUDGET_S = 3600.0
+"""Training stays paused this long at most; then the run fails."""
+
+
+class ScoreDesk:
+    """All scoring calls of a run."""
+
+    def __init__(self, config: Config, groups: GroupTable, rulings: Rulings) -> None:
+        self._config = config
+        self._groups = groups
+        self._rulings = rulings
+        self._now_s = 0.0
+        self._verifiers = {
+            name: CallQueue(principle.timeout_s + GRACE_S)
+            for name, principle in config.principles.items()
+        }
+        self._references = CallQueue(REFERENCE_DEADLINE_S + GRACE_S)
+        self._principles = {verifier_fleet(name): name for name in config.principles}
+        self.queues = {verifier_fleet(name): queue for name, queue in self._verifiers.items()}
+        """Fleet → its calls."""
+        if config.reference.enabled:
+            self.queues[REFERENCE] = self._references
+        self._ask_again_at: dict[tuple[GroupKey, str], float] = {}
+        """(group, principle) that pauses training → when to ask again, infinite while asked."""
+        self._paused_since_s = 0.0
+
+    @property
+    def pause_reason(self) -> str | None:
+        """What holds training up, or None."""
+        names = sorted({principle for _, principle in self._ask_again_at})
+        return f"no valid verdict from {', '.join(names)}" if names else None
+
+    def join(self, fleet: str, actor: str, capacity: int) -> None:
+        """An actor is up."""
+        self.queues[fleet].join(actor, capacity)
+
+    def lose(self, fleet: str, actor: str) -> None:
+        """An actor is gone."""
+        self._lose_calls(fleet, self.queues[fleet].lose(actor))
+
+    def open(self, group: Group) -> None:
+        """Begin to score a GENERATED group: under all its principles at once."""
+        assert group.header is not None, f"{group.key} has no header"
+        group.scores = GroupScores(
+            len(group.header.lengths), self._config.routes[group.route], self._config.principles
+        )
+        for scores in group.scores.principles.values():
+            self._ask(group, scores)
+        if group.scores.is_final:
+            self._judge(group)
+
+    def close(self, group: Group) -> None:
+        """Forget a group that is given up; what it still waits for need not be asked."""
+        if group.scores is None:
+            return
+        for name, scores in group.scores.principles.items():
+            self._verifiers[name].withdraw(CallId(group.key, group.attempt, scores.call))
+            self._end_pause(group, name)
+        self._references.withdraw(CallId(group.key, group.attempt, group.reference_call))
+
+    def take_verdicts(self, event: VerdictsReady) -> bool:
+        """False if the answer is late."""
+        call = CallId(event.key, event.attempt, event.call)
+        found = self._find(event.principle, call)
+        if not self._verifiers[event.principle].settle(call) or found is None:
+            return False
+        group, scores = found
+        self._follow(group, scores, scores.take(group.key, event.verdicts))
+        return True
+
+    def take_loss(self, event: ScoringLost) -> bool:
+        """False if the news is late."""
+        call = CallId(event.key, event.attempt, event.call)
+        is_out = self._verifiers[event.principle].settle(call)
+        return is_out and self._lose_call(event.principle, call)
+
+    def take_reference(self, event: ReferenceReady) -> bool:
+        """False if the answer is late."""
+        call = CallId(event.key, event.attempt, event.call)
+        group = self._find_reference(call)
+        if not self._references.settle(call) or group is None:
+            return False
+        group.reference = event.payload
+        self._rulings.admit(group)
+        return True
+
+    def take_reference_loss(self, event: ReferenceLost) -> bool:
+        """False if the news is late."""
+        call = CallId(event.key, event.attempt, event.call)
+        return self._references.settle(call) and self._lose_reference_call(call)
+
+    def tick(self, now_s: float) -> None:
+        """Overdue calls count as lost; principles that pause training are asked again."""
+        self._now_s = now_s
+        for fleet, queue in self.queues.items():
+            self._lose_calls(fleet, queue.expire(now_s))
+        for (key, principle), ask_at in list(self._ask_again_at.items()):
+            if ask_at <= now_s:
+                self._ask_again_at[key, principle] = math.inf
+                group = self._groups[key]
+                assert group.scores is not None, f"{key} pauses training without scores"
+                self._ask(group, group.scores.principles[principle])
+        if self._ask_again_at and now_s - self._paused_since_s > PAUSE_BUDGET_S:
+            text = f"training was paused for {PAUSE_BUDGET_S:.0f} s: {self.pause_reason}"
+            self._rulings.fail(text, VerifierUnavailableError.exit_code)
+
+    def start_calls(self) -> None:
+        """Send what waits and finds a slot."""
+        for principle, queue in self._verifiers.items():
+            for call in queue.start(self._now_s):
+                found = self._find(principle, call)
+                assert found is not None, f"{call} waits for a group that is gone"
+                group, scores = found
+                self._rulings.emit(
+                    Score(*call[:2], principle, call.call, group.payload, scores.open)
+                )
+        for call in self._references.start(self._now_s):
+            self._rulings.emit(ScoreReference(*call, self._groups[call.key].payload))
+
+    def _ask(self, group: Group, scores: PrincipleScores) -> None:
+        scores.call += 1
+        call = CallId(group.key, group.attempt, scores.call)
+        self._verifiers[scores.principle].ask(call)
+
+    def _find(self, principle: str, call: CallId) -> tuple[Group, PrincipleScores] | None:
+        """The group and its scores, if this is the newest call of the attempt in force."""
+        group = self._groups.find(call.key, call.attempt)
+        if group is None or group.scores is None:
+            return None
+        scores = group.scores.principles.get(principle)
+        return (group, scores) if scores is not None and scores.call == call.call else None
+
+    def _find_reference(self, call: CallId) -> Group | None:
+        group = self._groups.find(call.key, call.attempt)
+        return group if group is not None and group.reference_call == call.call else None
+
+    def _lose_calls(self, fleet: str, calls: list[CallId]) -> None:
+        for call in calls:
+            if fleet == REFERENCE:
+                self._lose_reference_call(call)
+            else:
+                self._lose_call(self._principles[fleet], call)
+
+    def _lose_call(self, principle: str, call: CallId) -> bool:
+        found = self._find(principle, call)
+        if found is None:
+            return False
+        group, scores = found
+        outcome = scores.lose(group.key, self._config.rollout.max_attempts)
+        self._follow(group, scores, outcome)
+        return True
+
+    def _lose_reference_call(self, call: CallId) -> bool:
+        group = self._find_reference(call)
+        if group is None:
+            return False
+        if call.call >= self._config.rollout.max_attempts:
+            detail = f"{call.call} calls to the reference were lost"
+            self._rulings.drop(group, DropReason.FAILED, detail)
+        else:
+            self._ask_reference(group)
+        return True
+
+    def _follow(self, group: Group, scores: PrincipleScores, outcome: Outcome) -> None:
+        match outcome:
+            case "final":
+                self._end_pause(group, scores.principle)
+                self._conclude(group)
+            case "again":
+                self._ask(group, scores)
+            case "later":
+                self._pause(group, scores)
+            case "drop":
+                self._rulings.drop(group, DropReason.INVALID, scores.explain())
+            case "fail":
+                self._rulings.fail(scores.explain(), VerifierUnavailableError.exit_code)
+
+    def _conclude(self, group: Group) -> None:
+        """Go on once the last principle is final, or as soon as too few siblings are left."""
+        assert group.scores is not None, f"{group.key} has no scores"
+        if group.scores.num_left < MIN_SIBLINGS:
+            detail = f"{group.scores.num_left} siblings with valid verdicts are left"
+            self._rulings.drop(group, DropReason.INVALID, detail)
+        elif group.scores.is_final:
+            self._judge(group)
+
+    def _judge(self, group: Group) -> None:
+        """All verdicts are final: worth training? Then the reference, last because it is dear."""
+        assert group.scores is not None, f"{group.key} has no scores"
+        group.rewards = group.scores.rewards()
+        num_rewards = sum(reward is not None for reward in group.rewards)
+        if num_rewards < MIN_SIBLINGS:
+            detail = f"{num_rewards} siblings have a reward"
+            self._rulings.drop(group, DropReason.INVALID, detail)
+        elif self._config.reward.filter_zero_variance and not has_variance(group.rewards):
+            self._rulings.drop(group, DropReason.FILTERED, "all siblings earned the same reward")
+        elif self._config.reference.enabled:
+            self._ask_reference(group)
+        else:
+            self._rulings.admit(group)
+
+    def _ask_reference(self, group: Group) -> None:
+        group.reference_call += 1
+        self._references.ask(CallId(group.key, group.attempt, group.reference_call))
+
+    def _pause(self, group: Group, scores: PrincipleScores) -> None:
+        is_new = not self._ask_again_at
+        self._ask_again_at[group.key, scores.principle] = self._now_s + PAUSE_RETRY_S
+        if is_new:
+            self._paused_since_s = self._now_s
+            self._rulings.emit(PauseTraining(scores.explain()))
+            self._rulings.emit(Alert("verifier", scores.explain()))
+
+    def _end_pause(self, group: Group, principle: str) -> None:
+        was_paused = self._ask_again_at.pop((group.key, principle), None) is not None
+        if was_paused and not self._ask_again_at:
+            self._rulings.emit(ResumeTraining())

@@ -1,0 +1,182 @@
+"""The verdicts of one group: which samples are still to be judged, and what INVALID does to them.
+
+Owns each principle's policy (``on_invalid``) and the step from verdicts to rewards. Pure; does not
+know who judges, when, or where.
+
+A verdict is final if it is OK or NOT_APPLICABLE. INVALID never becomes a number: it is asked for
+again, leaves its sample out, drops the group, pauses training or ends the run, as configured. A
+sample to which no principle applies has no reward and is left out like an invalid one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rewards.combine import combine_rewards
+from safeladder.config import PrincipleConfig
+from safeladder.records import GroupKey, InvalidCause, Verdict, VerdictStatus
+
+MIN_SIBLINGS = 2
+"""Fewer scored siblings leave nothing to compare: the group is dropped."""
+SAME_REWARD = 1e-9
+"""Rewards closer than this count as equal."""
+
+Outcome = Literal["final", "again", "later", "drop", "fail"]
+"""What a principle's new verdicts lead to: ``again`` asks at once, ``later`` after a pause."""
+
+
+@dataclass(slots=True)
+class PrincipleScores:
+    """One principle's verdicts on the siblings of a group."""
+
+    principle: str
+    policy: PrincipleConfig
+    open: tuple[int, ...]
+    """Indexes that are being judged; empty once every verdict is final or left out."""
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    """Index → newest verdict."""
+    left_out: set[int] = field(default_factory=set)
+    call: int = 0
+    """Calls made so far."""
+    num_retries: int = 0
+    num_lost: int = 0
+
+    def take(self, key: GroupKey, verdicts: tuple[Verdict, ...]) -> Outcome:
+        """Note the answer to a call for ``open`` and apply the policy to what is INVALID."""
+        self.verdicts.update(zip(self.open, self._checked(key, verdicts), strict=True))
+        invalid = [self.verdicts[i] for i in self.open if _is_invalid(self.verdicts[i])]
+        self.open = tuple(i for i in self.open if _is_invalid(self.verdicts[i]))
+        if not invalid:
+            return "final"
+        match self.policy.on_invalid:
+            case "drop_sample":
+                self.left_out.update(self.open)
+                self.open = ()
+                return "final"
+            case "drop_group":
+                return "drop"
+            case "fail":
+                return "fail"
+            case "pause":
+                return "later"
+            case "retry":
+                can_help = all(v.retryable for v in invalid)
+                if not can_help or self.num_retries >= self.policy.max_retries:
+                    return "drop"
+                self.num_retries += 1
+                return "again"
+
+    def lose(self, key: GroupKey, max_lost: int) -> Outcome:
+        """A call brought nothing. It is made again; after ``max_lost`` of them the samples count
+        as INVALID(unavailable), since they may be what kills the verifier."""
+        self.num_lost += 1
+        if self.num_lost < max_lost:
+            return "again"
+        detail = f"{self.num_lost} calls to the verifier were lost"
+        return self.take(
+            key, tuple(self._invalid(key, i, InvalidCause.UNAVAILABLE, detail) for i in self.open)
+        )
+
+    def explain(self) -> str:
+        """The first INVALID verdict, in words."""
+        for index in self.open:
+            verdict = self.verdicts.get(index)
+            if verdict is not None and verdict.cause is not None:
+                return (
+                    f"{self.principle}: INVALID({verdict.cause}) from {verdict.verifier} on "
+                    f"{verdict.sample_id}: {verdict.evidence or 'no detail'}"
+                )
+        return f"{self.principle}: no verdict"
+
+    def _checked(self, key: GroupKey, verdicts: tuple[Verdict, ...]) -> list[Verdict]:
+        """The answer if it fits the question, else INVALID(malformed) for every index."""
+        expected = [(f"{key}/{i}", self.principle) for i in self.open]
+        if [(v.sample_id, v.principle) for v in verdicts] == expected:
+            return list(verdicts)
+        detail = f"{len(verdicts)} verdicts that do not fit the {len(expected)} samples asked for"
+        return [self._invalid(key, i, InvalidCause.MALFORMED, detail) for i in self.open]
+
+    def _invalid(self, key: GroupKey, index: int, cause: InvalidCause, detail: str) -> Verdict:
+        return Verdict(
+            sample_id=f"{key}/{index}",
+            principle=self.principle,
+            verifier=self.policy.verifier or "service",
+            verifier_version="unknown",
+            status=VerdictStatus.INVALID,
+            evidence=detail,
+            cause=cause,
+        )
+
+
+class GroupScores:
+    """All principles of a group's route."""
+
+    def __init__(
+        self, size: int, weights: Mapping[str, float], policies: Mapping[str, PrincipleConfig]
+    ) -> None:
+        self._size = size
+        self._weights = weights
+        self.principles = {
+            name: PrincipleScores(name, policies[name], tuple(range(size))) for name in weights
+        }
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is left to ask."""
+        return not any(scores.open for scores in self.principles.values())
+
+    @property
+    def num_left(self) -> int:
+        """Samples that have not been left out."""
+        left_out = set[int]().union(*(s.left_out for s in self.principles.values()))
+        return self._size - len(left_out)
+
+    def rewards(self) -> tuple[float | None, ...]:
+        """The combined reward of each sample; None where it is left out. Only when final."""
+        return tuple(self._reward(index) for index in range(self._size))
+
+    def audit(self) -> str:
+        """JSON list of the newest verdicts of all samples, by principle and index."""
+        return json.dumps(
+            [
+                _audit_row(scores.verdicts[index])
+                for scores in self.principles.values()
+                for index in sorted(scores.verdicts)
+            ],
+            ensure_ascii=False,
+        )
+
+    def _reward(self, index: int) -> float | None:
+        verdicts = {name: s.verdicts[index] for name, s in self.principles.items()}
+        applies = any(v.status is VerdictStatus.OK for v in verdicts.values())
+        if not applies or any(_is_invalid(v) for v in verdicts.values()):
+            return None
+        return combine_rewards(self._weights, verdicts)
+
+
+def has_variance(rewards: tuple[float | None, ...]) -> bool:
+    """Whether any two siblings earned different rewards."""
+    known = [reward for reward in rewards if reward is not None]
+    return bool(known) and max(known) - min(known) > SAME_REWARD
+
+
+def _is_invalid(verdict: Verdict) -> bool:
+    return verdict.status is VerdictStatus.INVALID
+
+
+def _audit_row(v: Verdict) -> dict[str, Any]:
+    return {
+        "sample_id": v.sample_id,
+        "principle": v.principle,
+        "verifier": v.verifier,
+        "verifier_version": v.verifier_version,
+        "status": v.status,
+        "score": v.score,
+        "label": v.label,
+        "evidence": v.evidence,
+        "cause": v.cause,
+        "latency_ms": v.latency_ms,
+    }

@@ -1,0 +1,131 @@
+"""Verifier services that a run starts beside itself: one child process for each principle with
+``service.spawn: true``, restarted on its own port when it dies, ended with the run.
+
+The child asks the kernel to die with its parent, so that nothing is left after a ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+from cluster.placement import child_environment
+from safeladder.config import Config, ServiceConfig
+from safeladder.errors import VerifierUnavailableError
+
+log = logging.getLogger(__name__)
+
+START_DEADLINE_S = 90.0
+MAX_RESTARTS = 10
+RESTART_WINDOW_S = 600.0
+
+
+class VerifierService:
+    """One ``safeladder serve-verifier`` process."""
+
+    def __init__(self, principle: str, config_file: Path, folder: Path) -> None:
+        self.principle = principle
+        self.address = ""
+        self._config_file = config_file
+        self._ready_file = folder / f"{principle}.address"
+        self._log_file = folder / f"{principle}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._restarts: deque[float] = deque()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process; it binds a free loopback port, or its old one after a restart."""
+        self._ready_file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "cluster", "serve-verifier", str(self._config_file)]
+        command += ["--principle", self.principle, "--bind", self.address or "127.0.0.1:0"]
+        command += ["--ready-file", str(self._ready_file), "--die-with-parent"]
+        with self._log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=child_environment(),
+            )
+
+    def wait_until_ready(self) -> None:
+        """Block until it serves. Raises ``VerifierUnavailableError`` with its last words."""
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not self._ready_file.exists():
+            if self.pid is None or time.monotonic() > deadline:
+                words = self._log_file.read_text(errors="replace").strip().splitlines()[-3:]
+                self.stop()
+                raise VerifierUnavailableError(
+                    f"the service of principle {self.principle!r} did not come up: "
+                    f"{' '.join(words) or 'no output'}; its log is {self._log_file}"
+                )
+            time.sleep(0.05)
+        self.address = self._ready_file.read_text().strip()
+
+    def supervise(self) -> None:
+        """Restart the process if it died, within a budget; clients reconnect by themselves."""
+        if self.pid is not None:
+            return
+        now = time.monotonic()
+        while self._restarts and self._restarts[0] < now - RESTART_WINDOW_S:
+            self._restarts.popleft()
+        if len(self._restarts) < MAX_RESTARTS:
+            self._restarts.append(now)
+            log.warning("verifier service %s died; restarting it", self.principle)
+            self.start()
+
+    def stop(self) -> None:
+        """Ask it to end, then insist."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(timeout=5)
+
+
+class VerifierServices:
+    """All services of one run."""
+
+    def __init__(self, config: Config, config_file: Path, folder: Path) -> None:
+        self._config = config
+        self._services = [
+            VerifierService(name, config_file, folder)
+            for name, principle in config.principles.items()
+            if principle.service is not None and principle.service.spawn
+        ]
+        if self._services:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> Config:
+        """Start all and wait; returns the config with their addresses filled in."""
+        for service in self._services:
+            service.start()
+        principles = dict(self._config.principles)
+        for service in self._services:
+            service.wait_until_ready()
+            principle = principles[service.principle]
+            token = principle.service.token_file if principle.service else None
+            resolved = ServiceConfig(address=service.address, token_file=token)
+            principles[service.principle] = principle.model_copy(update={"service": resolved})
+        return self._config.model_copy(update={"principles": principles})
+
+    def supervise(self) -> None:
+        """Restart what died."""
+        for service in self._services:
+            service.supervise()
+
+    def close(self) -> None:
+        """End all."""
+        for service in self._services:
+            service.stop()

@@ -1,0 +1,79 @@
+"""Score once: equal work that is asked for again, while it runs or soon after, is not done again.
+
+A gRPC retry may repeat a call that did run. Callers with an equal key share one execution, and its
+answer is kept for some minutes, within bounds of time and memory. Knows neither gRPC nor verdicts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+Work = Callable[[], Awaitable[tuple[bytes, bool]]]
+"""Makes an answer, and says whether it is final. An answer that is not final (a verifier that was
+away for a moment) goes to those who wait for it and is then forgotten, so that asking again works.
+"""
+
+
+class _Kept(NamedTuple):
+    body: bytes
+    until_s: float
+
+
+class SharedAnswers:
+    """Answers by idempotency key."""
+
+    def __init__(
+        self,
+        *,
+        ttl_s: float = 600.0,
+        max_bytes: int = 64 * 1024 * 1024,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ttl_s = ttl_s
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._running: dict[str, asyncio.Task[bytes]] = {}
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._num_bytes = 0
+
+    async def get(self, key: str, work: Work) -> bytes:
+        """The answer of ``key``: kept, being made for somebody else, or made now.
+
+        The work outlives a caller that goes away, since its retry will want the result.
+        """
+        self._forget(lambda kept: kept.until_s <= self._clock())
+        if (kept := self._kept.get(key)) is not None:
+            return kept.body
+        task = self._running.get(key)
+        if task is None:
+            task = asyncio.create_task(self._run(key, work))
+            self._running[key] = task
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, key: str, work: Work) -> bytes:
+        try:
+            body, is_final = await work()
+        finally:
+            del self._running[key]
+        if is_final:
+            self._kept[key] = _Kept(body, self._clock() + self._ttl_s)
+            self._num_bytes += len(body)
+            self._forget(lambda _: self._num_bytes > self._max_bytes)
+        return body
+
+    def _forget(self, is_due: Callable[[_Kept], bool]) -> None:
+        """Drop answers, oldest first, as long as the oldest one is due."""
+        while self._kept and is_due(next(iter(self._kept.values()))):
+            _, kept = self._kept.popitem(last=False)
+            self._num_bytes -= len(kept.body)

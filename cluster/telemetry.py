@@ -1,0 +1,152 @@
+"""What the driver knows of a run, gathered into one row for each step: to the monitor, the terminal
+and ``status.json``. Decides nothing, and keeps no more than sums."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cluster.coordinator import Coordinator
+from cluster.fleet import Lost
+from cluster.monitor_link import MonitorLink
+from cluster.protocol import Alert, PauseTraining, ResumeTraining
+from cluster.remote import fetch
+from cluster.run_directory import RunDirectory, Status
+from cluster.terminal import Terminal
+from safeladder.config import Config
+from safeladder.records import GroupHeader, StepReport, TrainOrder, Verdict
+
+FETCH_DEADLINE_S = 30.0
+SAMPLES_IN_A_TABLE = 8
+VIEW_EVERY_S = 1.0
+
+
+class Telemetry:
+    """Fed by the loop; see each method for what it adds."""
+
+    def __init__(
+        self,
+        config: Config,
+        directory: RunDirectory,
+        monitor: MonitorLink,
+        terminal: Terminal,
+        *,
+        pid: int,
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._monitor = monitor
+        self._terminal = terminal
+        self._pid = pid
+        self._tokens = 0
+        self._invalid: Counter[str] = Counter()
+        self._verdict_rows: list[dict[str, Any]] = []
+        self._last_step_at = time.monotonic()
+        self._last_view_at = 0.0
+        self.staleness_max = 0
+        self.tokens_total = 0
+        self.actors_lost = 0
+
+    def generated(self, header: GroupHeader) -> None:
+        """A group came from an engine."""
+        self._tokens += sum(header.lengths)
+        self.tokens_total += sum(header.lengths)
+
+    def scored(self, verdicts: Sequence[Verdict]) -> None:
+        """Verdicts came from a verifier, final or not."""
+        self._verdict_rows += [asdict(verdict) for verdict in verdicts]
+        for verdict in verdicts:
+            if verdict.cause is not None:
+                self._invalid[f"{verdict.principle}/{verdict.cause}"] += 1
+
+    def actor_lost(self, fleet: str, lost: Lost) -> None:
+        """An actor died or was given up."""
+        self.actors_lost += 1
+        self.alert("actor", f"{fleet}: {lost.actor} is lost ({lost.reason}); replacing it")
+
+    def alert(self, kind: str, text: str) -> None:
+        """Something a person should see."""
+        self._terminal.say(f"! {text}")
+        self._monitor.send("alert", kind=kind, text=text)
+
+    def notice(self, command: Alert | PauseTraining | ResumeTraining) -> None:
+        """What the coordinator wants people to know."""
+        if isinstance(command, Alert):
+            self.alert(command.kind, command.text)
+        elif isinstance(command, PauseTraining):
+            self.alert("pause", f"training is paused: {command.reason}")
+        else:
+            self._terminal.say("training goes on")
+
+    def trained(self, order: TrainOrder, report: StepReport, coordinator: Coordinator) -> None:
+        """A step is committed."""
+        now = time.monotonic()
+        elapsed, self._last_step_at = now - self._last_step_at, now
+        rewards = [r for group in order.groups for r in group.rewards if r is not None]
+        row: dict[str, float] = {
+            "train/step": report.step,
+            "rollout/version": report.version,
+            "reward/mean": sum(rewards) / len(rewards),
+            "time/step_s": elapsed,
+            "time/train_s": report.seconds,
+            "rollout/tokens_per_s": self._tokens / max(elapsed, 1e-9),
+        }
+        row |= {f"reward/{k}": v for k, v in _principle_means(order).items()}
+        row |= {f"train/{k}": v for k, v in report.metrics.items()}
+        row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}
+        row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
+        self.staleness_max = max(self.staleness_max, int(row.get("train/staleness_max", 0)))
+        self._tokens = 0
+        self._monitor.send("record", kind="train", values=row)
+        self._terminal.step(row)
+        self._directory.write_status(
+            Status(state="running", pid=self._pid, step=report.step, version=report.version)
+        )
+        if report.step % self._config.monitor.samples_every == 0 or report.step == 1:
+            self._monitor.send("samples", step=report.step, rows=self._sample_rows(order))
+
+    def turn(self, coordinator: Coordinator) -> None:
+        """One turn of the loop is over: deliver, and refresh the view once a second."""
+        if self._verdict_rows:
+            self._monitor.send("verdicts", rows=self._verdict_rows)
+            self._verdict_rows = []
+        now = time.monotonic()
+        if now - self._last_view_at > VIEW_EVERY_S:
+            self._last_view_at = now
+            self._terminal.refresh(coordinator.status())
+        self._monitor.pump()
+
+    def _sample_rows(self, order: TrainOrder) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for group in order.groups[:SAMPLES_IN_A_TABLE]:
+            try:
+                completion = (payload := fetch(group.payload, FETCH_DEADLINE_S)).completions[0]
+            except KeyError:
+                continue
+            sample_id = f"{group.key}/0"
+            verdicts = [v for v in json.loads(group.audit) if v["sample_id"] == sample_id]
+            rows.append(
+                {
+                    "sample_id": sample_id,
+                    "version": int(completion.token_versions.min(initial=0)),
+                    "prompt": payload.prompt.messages[-1].content,
+                    "response": completion.text,
+                    "reward": group.rewards[0],
+                    "verdicts": {v["principle"]: v["label"] or v["score"] for v in verdicts},
+                }
+            )
+        return rows
+
+
+def _principle_means(order: TrainOrder) -> Mapping[str, float]:
+    """Mean score of each principle over the OK verdicts of a batch, from its audit texts."""
+    scores: dict[str, list[float]] = {}
+    for group in order.groups:
+        for verdict in json.loads(group.audit):
+            if verdict["status"] == "ok":
+                scores.setdefault(verdict["principle"], []).append(verdict["score"])
+    return {name: sum(values) / len(values) for name, values in sorted(scores.items())}

@@ -1,0 +1,249 @@
+"""Prompt files and the order in which their rows are asked.
+
+A row is one JSON object in one line: ``{id?, prompt | messages, reference?, route?, images?, lang?,
+meta?}``. Rows of TRL (``messages``, ``ground_truth``, ``answer``, ``chosen``) and of verl
+(``reward_model.ground_truth``, ``data_source``, ``ability``) pass unchanged. A ``label`` column is
+the route if every value of it in its file is in the route table, and the reference if none is. All
+columns that are not used stay in ``meta`` and reach the verifier.
+
+This module knows nothing of what is done with a prompt.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from safeladder.errors import DataError
+from safeladder.records import GroupKey, Message, Prompt
+
+Row = dict[str, Any]
+
+REFERENCE_COLUMNS = ("reference", "ground_truth", "answer", "chosen")
+"""The first of these that a row has is its reference; the others stay in ``meta``."""
+
+
+class PromptOrder:
+    """Walks through the prompts pass after pass; each pass has its own order if shuffled."""
+
+    def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool) -> None:
+        if not prompts:
+            raise ValueError("an order needs at least one prompt")
+        self._prompts = prompts
+        self._seed = seed
+        self._shuffle = shuffle
+
+    def prompt(self, key: GroupKey) -> Prompt:
+        """The prompt at a place. Raises ``IndexError`` past the end of a pass."""
+        if not self._shuffle:
+            return self._prompts[key.ordinal]
+        order = epoch_permutation(self._seed, key.epoch, len(self._prompts))
+        return self._prompts[int(order[key.ordinal])]
+
+    def next_key(self, key: GroupKey | None) -> GroupKey:
+        """The place after ``key``; None asks for the first."""
+        if key is None:
+            return GroupKey(0, 0)
+        if key.ordinal + 1 < len(self._prompts):
+            return GroupKey(key.epoch, key.ordinal + 1)
+        return GroupKey(key.epoch + 1, 0)
+
+
+@lru_cache(maxsize=4)
+def epoch_permutation(seed: int, epoch: int, num_prompts: int) -> npt.NDArray[np.intp]:
+    """[num_prompts] order of one shuffled pass, a pure function of its arguments.
+
+    It is taken from the raw stream of a Philox generator, which numpy keeps stable over releases;
+    ``Generator.permutation`` makes no such promise.
+    """
+    stream = np.random.Philox(np.random.SeedSequence((seed, epoch)))
+    return np.argsort(stream.random_raw(num_prompts), kind="stable")
+
+
+def load_prompts(
+    paths: Sequence[Path], routes: Collection[str], system_prompt: str | None = None
+) -> list[Prompt]:
+    """All rows of all files, in order. ``system_prompt`` is put before rows without a system turn.
+
+    Raises ``DataError``, which names file, line, column and the way out.
+    """
+    prompts: list[Prompt] = []
+    places: dict[str, str] = {}
+    for path in paths:
+        rows = list(read_rows(path))
+        label_is_route = _label_is_route(rows, routes)
+        for place, row in rows:
+            prompt = _prompt(place, row, routes, label_is_route, system_prompt)
+            if prompt.id in places:
+                raise DataError(
+                    f"{place}: column id: {prompt.id!r} is also the id of {places[prompt.id]}; "
+                    "remove a row or change its id (without one it is a hash of the content)"
+                )
+            places[prompt.id] = place
+            prompts.append(prompt)
+    return prompts
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(``file:line``, JSON object) for each line that is not blank. Raises ``DataError``."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check `data`") from None
+    lines = data.split(b"\n")
+    if not data.strip():
+        raise DataError(f"{path}: the file is empty; it needs one JSON object in each line")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"{path}:{number}", _parse(f"{path}:{number}", line, cut=number == len(lines))
+
+
+def _parse(place: str, line: bytes, cut: bool) -> Row:
+    """``cut``: no line feed follows; if the row does not parse, it was not written whole."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except ValueError as error:
+        if cut:
+            raise DataError(
+                f"{place}: the last line is cut off in the middle of a row; copy the file again or "
+                f"remove the line ({error})"
+            ) from None
+        raise DataError(f"{place}: is not JSON ({error}); write one object in one line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: holds a {type(row).__name__}; each line must be a JSON object")
+    return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _label_is_route(rows: Sequence[tuple[str, Row]], routes: Collection[str]) -> bool:
+    """Whether the ``label`` column of one file holds routes. Raises if only part of it does."""
+    labels = [(place, row["label"]) for place, row in rows if row.get("label") is not None]
+    others = [(place, label) for place, label in labels if not _is_route(label, routes)]
+    if others and len(others) < len(labels):
+        place, label = others[0]
+        raise DataError(
+            f"{place}: column label: {label!r} is not a route ({_names(routes)}), but other rows "
+            "have routes there; name the column `route` or `reference`"
+        )
+    return bool(labels) and not others
+
+
+def _prompt(
+    place: str, row: Row, routes: Collection[str], label_is_route: bool, system_prompt: str | None
+) -> Prompt:
+    content = json.dumps(row, sort_keys=True, ensure_ascii=False)
+    rest = {name: value for name, value in row.items() if value is not None}
+    identity = rest.pop("id", None)
+    messages = _take_messages(place, rest)
+    route = _take_route(place, rest, routes, label_is_route)
+    if system_prompt is not None and all(message.role != "system" for message in messages):
+        messages = (Message("system", system_prompt), *messages)
+    return Prompt(
+        id=str(identity)
+        if identity is not None
+        else hashlib.sha256(content.encode()).hexdigest()[:16],
+        messages=messages,
+        route=route,
+        reference=_take_reference(place, rest, label_is_route),
+        images=_take_images(place, rest),
+        lang=str(rest.pop("lang", "en")),
+        meta=_take_meta(place, rest),
+    )
+
+
+def _take_route(place: str, rest: Row, routes: Collection[str], label_is_route: bool) -> str:
+    if "route" in rest:
+        route = rest.pop("route")
+        if not _is_route(route, routes):
+            close = difflib.get_close_matches(str(route), routes, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"routes are {_names(routes)}"
+            raise DataError(f"{place}: column route: {route!r} is not in `routes`; {hint}")
+        return str(route)
+    if label_is_route and "label" in rest:
+        return str(rest.pop("label"))
+    for column in ("data_source", "ability"):
+        if _is_route(rest.get(column), routes):
+            return str(rest[column])
+    if len(routes) == 1:
+        return next(iter(routes))
+    raise DataError(f"{place}: column route is missing; give one of {_names(routes)}")
+
+
+def _take_messages(place: str, rest: Row) -> tuple[Message, ...]:
+    column = "prompt" if "prompt" in rest else "messages"
+    turns = rest.pop(column, None)
+    if turns is None:
+        raise DataError(f"{place}: column prompt is missing; give a string or a list of messages")
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f"{place}: column {column}: must be a string or a list of messages")
+    messages = tuple(_message(f"{place}: column {column}[{i}]", t) for i, t in enumerate(turns))
+    if not messages[-1].content.strip():
+        raise DataError(f"{place}: column {column}: the last message is empty; remove the row")
+    return messages
+
+
+def _message(place: str, turn: Any) -> Message:
+    if isinstance(turn, dict):
+        role, content = turn.get("role"), turn.get("content")
+        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            content = "".join(str(part.get("text", "")) for part in content)
+        if isinstance(role, str) and isinstance(content, str):
+            return Message(role, content)
+    raise DataError(f'{place}: a message is {{"role": "user", "content": "…"}}')
+
+
+def _take_reference(place: str, rest: Row, label_is_route: bool) -> str | None:
+    columns = REFERENCE_COLUMNS if label_is_route else (*REFERENCE_COLUMNS, "label")
+    for column in columns:
+        if column in rest:
+            value = rest.pop(column)
+            if column == "chosen" and isinstance(value, list) and value:
+                return _message(f"{place}: column chosen[-1]", value[-1]).content
+            return _text(value)
+    reward_model = rest.get("reward_model")
+    if isinstance(reward_model, dict) and reward_model.get("ground_truth") is not None:
+        return _text(reward_model["ground_truth"])
+    return None
+
+
+def _take_images(place: str, rest: Row) -> tuple[str, ...]:
+    images = rest.pop("images", ())
+    if isinstance(images, list):
+        images = [i.get("path", i.get("image")) if isinstance(i, dict) else i for i in images]
+    if not isinstance(images, list | tuple) or not all(isinstance(i, str) for i in images):
+        raise DataError(f"{place}: column images: must be a list of paths")
+    return tuple(images)
+
+
+def _take_meta(place: str, rest: Row) -> Row:
+    meta = rest.pop("meta", {})
+    if not isinstance(meta, dict):
+        raise DataError(f"{place}: column meta: must be an object, not {meta!r}")
+    if twice := meta.keys() & rest.keys():
+        raise DataError(f"{place}: column {min(twice)} also stands in meta; remove one of the two")
+    return {**meta, **rest}
+
+
+def _is_route(value: Any, routes: Collection[str]) -> bool:
+    return isinstance(value, str) and value in routes
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _names(routes: Collection[str]) -> str:
+    return ", ".join(sorted(routes))

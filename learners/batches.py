@@ -1,0 +1,136 @@
+"""From an order to training samples, and the file from which a step can be replayed.
+
+Owns the layout of ``batches/step-N.safetensors``. Knows no store (payloads come fetched) and reads
+no verdict: their text is only kept beside the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+
+from learners.disk import naming_the_disk
+from learners.safetensors_stream import SafetensorsStream, Slot
+from safeladder.records import (
+    Floats,
+    GroupKey,
+    RolloutGroup,
+    TrainGroup,
+    TrainingSample,
+    TrainOrder,
+)
+
+TOKEN_ARRAYS = ("tokens", "loss_mask", "behavior_logprobs", "token_versions")
+"""Arrays of a sample with one entry for each sampled token."""
+
+
+def build_samples(
+    groups: Sequence[TrainGroup],
+    payloads: Sequence[RolloutGroup],
+    references: Sequence[Sequence[Floats] | None],
+) -> list[TrainingSample]:
+    """Samples of all groups in lease order; a completion whose reward is None is left out.
+
+    Raises ``ValueError`` if a payload is not the group that was ordered, or counts differ.
+    """
+    samples: list[TrainingSample] = []
+    for group, payload, reference in zip(groups, payloads, references, strict=True):
+        if (payload.key, payload.attempt) != (group.key, group.attempt):
+            raise ValueError(
+                f"the order names group {group.key} attempt {group.attempt}, its payload is "
+                f"{payload.key} attempt {payload.attempt}"
+            )
+        priced = reference if reference is not None else [None] * len(payload.completions)
+        for completion, reward, logprobs in zip(
+            payload.completions, group.rewards, priced, strict=True
+        ):
+            if reward is None:
+                continue
+            samples.append(
+                TrainingSample(
+                    sample_id=f"{group.key}/{completion.index}",
+                    group=group.key,
+                    prompt_tokens=completion.prompt_tokens,
+                    tokens=completion.tokens,
+                    loss_mask=np.ones(completion.tokens.shape, np.float32),
+                    behavior_logprobs=completion.behavior_logprobs,
+                    token_versions=completion.token_versions,
+                    reference_logprobs=logprobs,
+                    reward=reward,
+                    finish_reason=completion.finish_reason,
+                )
+            )
+    return samples
+
+
+def write_batch(folder: Path, order: TrainOrder, samples: Sequence[TrainingSample]) -> Path:
+    """Write ``step-N.safetensors`` whole or not at all: all arrays concatenated, with offsets
+    ``[num_samples + 1]``, and the audit text of the groups as metadata."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "prompt_tokens": _joined([s.prompt_tokens for s in samples], np.int32),
+        "prompt_offsets": _offsets([s.prompt_tokens for s in samples]),
+        "offsets": _offsets([s.tokens for s in samples]),
+        "rewards": np.array([s.reward for s in samples], np.float64),
+        "groups": np.array([s.group for s in samples], np.int64).reshape(-1, 2),
+    }
+    for name in TOKEN_ARRAYS:
+        columns = [getattr(s, name) for s in samples]
+        arrays[name] = _joined(columns, columns[0].dtype if columns else np.int32)
+    priced = [s.reference_logprobs for s in samples if s.reference_logprobs is not None]
+    if priced and len(priced) == len(samples):
+        arrays["reference_logprobs"] = _joined(priced, np.float32)
+    metadata = {
+        "step": str(order.step),
+        "fence": str(order.fence),
+        "sample_ids": json.dumps([s.sample_id for s in samples]),
+        "finish_reasons": json.dumps([s.finish_reason for s in samples]),
+        "audit": json.dumps([group.audit for group in order.groups]),
+    }
+    path = folder / f"step-{order.step}.safetensors"
+    partial = path.with_suffix(".partial")
+    with naming_the_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        slots = {name: Slot(str(a.dtype), a.shape) for name, a in arrays.items()}
+        with SafetensorsStream(partial, slots, metadata) as file:
+            for name, array in arrays.items():
+                file.write(name, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        partial.replace(path)
+    return path
+
+
+def read_batch(path: Path) -> tuple[list[TrainingSample], dict[str, str]]:
+    """The samples of a written batch, equal to what was trained, and its metadata."""
+    with safe_open(path, framework="numpy") as file:
+        metadata: dict[str, str] = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    finish_reasons = json.loads(metadata["finish_reasons"])
+    reference = arrays.get("reference_logprobs")
+    samples = []
+    for i, sample_id in enumerate(json.loads(metadata["sample_ids"])):
+        span = slice(*arrays["offsets"][i : i + 2])
+        samples.append(
+            TrainingSample(
+                sample_id=sample_id,
+                group=GroupKey(*map(int, arrays["groups"][i])),
+                prompt_tokens=arrays["prompt_tokens"][slice(*arrays["prompt_offsets"][i : i + 2])],
+                reference_logprobs=None if reference is None else reference[span],
+                reward=float(arrays["rewards"][i]),
+                finish_reason=finish_reasons[i],
+                **{name: arrays[name][span] for name in TOKEN_ARRAYS},
+            )
+        )
+    return samples, metadata
+
+
+def _joined(arrays: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.empty(0, dtype)
+
+
+def _offsets(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    return np.cumsum([0, *(a.size for a in arrays)], dtype=np.int64)

@@ -1,0 +1,219 @@
+"""Checkpoints on disk: written whole or not at all, verified before use, never unpickled.
+
+::
+
+    root/LATEST                     {"checkpoint": "step-20", "fence": 3}, replaced atomically
+    root/step-20/model.safetensors  with config and tokenizer files: AutoModelForCausalLM and vLLM
+                                    load the folder as it is
+    root/step-20/optimizer.safetensors   AdamW moments (and masters) in fp32
+    root/step-20/rng.safetensors    torch generator states
+    root/step-20/manifest.json      step, version, fence, SHA-256 of every other file
+
+Order of a commit: files and manifest into ``.partial-*`` (each fsynced), rename, fsync of the
+parent, ``LATEST``. Owns this layout; the tensors come from the caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from learners.disk import naming_the_disk, sync_directory
+from safeladder.errors import ChecksumError, FencedError, NotResumableError
+
+WEIGHTS, OPTIMIZER, RNG = "model.safetensors", "optimizer.safetensors", "rng.safetensors"
+MANIFEST, LATEST, PARTIAL = "manifest.json", "LATEST", ".partial-"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointManifest:
+    """What a checkpoint says of itself."""
+
+    step: int
+    version: int
+    fence: int
+    num_updates: int
+    """AdamW updates since its state was zero."""
+    dtype: str
+    """Of the weights."""
+    config_sha256: str
+    """Digest of the resolved config of the run that wrote it."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """The driver's own entries, for example the ledger's watermark."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File name → hex SHA-256."""
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Sort key: a later driver's checkpoint is newer, whatever its step."""
+        return self.fence, self.step
+
+
+def read_manifest(checkpoint: Path) -> CheckpointManifest:
+    """The manifest as it stands; file contents are not checked. Raises ``NotResumableError``."""
+    try:
+        return CheckpointManifest(**json.loads((checkpoint / MANIFEST).read_text()))
+    except FileNotFoundError:
+        raise NotResumableError(f"{checkpoint} has no {MANIFEST}: it was not finished") from None
+    except (ValueError, TypeError) as error:
+        raise NotResumableError(f"{checkpoint / MANIFEST} cannot be read: {error}") from error
+
+
+def verify(checkpoint: Path) -> CheckpointManifest:
+    """Read every file and compare it with the manifest. Raises ``NotResumableError``, or its kind
+    ``ChecksumError`` for bytes that differ."""
+    manifest = read_manifest(checkpoint)
+    for name, expected in manifest.files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise NotResumableError(f"{checkpoint} lacks {name}")
+        if _sha256(path) != expected:
+            raise ChecksumError(f"{path} differs from its SHA-256 in {MANIFEST}")
+    return manifest
+
+
+def newest_valid(
+    root: Path,
+) -> tuple[Path | None, CheckpointManifest | None, list[tuple[Path, str]]]:
+    """The newest checkpoint that verifies, and each newer one with the reason why it was skipped.
+
+    (None, None, reasons) if there is none. Highest fence first, then highest step.
+    """
+    skipped: list[tuple[Path, str]] = []
+    for path, _ in _by_age(root, skipped):
+        try:
+            return path, verify(path), skipped
+        except NotResumableError as error:
+            skipped.append((path, str(error)))
+    return None, None, skipped
+
+
+def latest_fence(root: Path) -> int:
+    """Fence of the last checkpoint committed below ``root``; -1 if there is none."""
+    try:
+        return int(json.loads((root / LATEST).read_text())["fence"])
+    except FileNotFoundError:
+        return -1
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotResumableError(f"{root / LATEST} cannot be read: {error}") from error
+
+
+def refuse_lower_fence(root: Path, fence: int) -> None:
+    """Raise ``FencedError`` if a newer driver has committed a checkpoint below ``root``."""
+    latest = latest_fence(root)
+    if latest > fence:
+        raise FencedError(
+            f"{root} belongs to a driver with fence {latest}; this one has fence {fence} and must "
+            "not write checkpoints"
+        )
+
+
+def commit_checkpoint(
+    root: Path,
+    manifest: CheckpointManifest,
+    write_files: Callable[[Path], Mapping[str, str]],
+    *,
+    keep: int,
+) -> Path:
+    """Let ``write_files(folder)`` write durable files and return their SHA-256, then commit.
+
+    Keeps the ``keep`` newest checkpoints. Raises ``FencedError``, ``EnvironmentUnfitError`` on a
+    full disk; in both cases nothing of this checkpoint stays.
+    """
+    target = root / f"step-{manifest.step}"
+    partial = root / f"{PARTIAL}{manifest.fence}-{target.name}"
+    with naming_the_disk(root):
+        refuse_lower_fence(root, manifest.fence)
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            files = write_files(partial)
+            text = json.dumps({**asdict(manifest), "files": dict(files)}, indent=1)
+            write_durably(partial / MANIFEST, text.encode())
+            sync_directory(partial)
+            refuse_lower_fence(root, manifest.fence)
+            _replace_directory(partial, target)
+        except FileNotFoundError:
+            # A newer driver has cleared our partial folder away.
+            refuse_lower_fence(root, manifest.fence)
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        latest = json.dumps({"checkpoint": target.name, "fence": manifest.fence})
+        write_durably(root / f"{PARTIAL}{LATEST}", latest.encode())
+        (root / f"{PARTIAL}{LATEST}").replace(root / LATEST)
+        sync_directory(root)
+    _retire(root, keep, manifest.fence)
+    return target
+
+
+def copy_model_files(source: Path, folder: Path, dtype: str) -> dict[str, str]:
+    """Copy everything but weights (config, generation config, tokenizer, chat template), with the
+    dtype of the new weights in config.json. Returns file name → SHA-256."""
+    written: dict[str, str] = {}
+    for path in sorted(source.iterdir()):
+        is_ours = path.name == MANIFEST or path.name.startswith(".")
+        if not path.is_file() or is_ours or path.name.endswith(WEIGHT_SUFFIXES):
+            continue
+        data = path.read_bytes()
+        if path.name == "config.json":
+            config = json.loads(data) | {"dtype": dtype}
+            config.pop("torch_dtype", None)
+            data = json.dumps(config, indent=2).encode()
+        written[path.name] = write_durably(folder / path.name, data)
+    return written
+
+
+def write_durably(path: Path, data: bytes) -> str:
+    """Write and fsync; returns the SHA-256."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def _by_age(
+    root: Path, skipped: list[tuple[Path, str]]
+) -> Iterator[tuple[Path, CheckpointManifest]]:
+    """Checkpoints with a readable manifest, newest first; the others go to ``skipped``."""
+    found: list[tuple[Path, CheckpointManifest]] = []
+    for path in sorted(root.glob("step-*")) if root.is_dir() else []:
+        try:
+            found.append((path, read_manifest(path)))
+        except NotResumableError as error:
+            skipped.append((path, str(error)))
+    yield from sorted(found, key=lambda pair: pair[1].age, reverse=True)
+
+
+def _replace_directory(partial: Path, target: Path) -> None:
+    """Rename into place; an older checkpoint of the same step (a resumed run) gives way."""
+    old = partial.with_name(f"{partial.name}-replaced")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    partial.rename(target)
+    sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _retire(root: Path, keep: int, fence: int) -> None:
+    """Delete finished checkpoints beyond the newest ``keep``, and what killed writes of this and
+    of earlier drivers left."""
+    for path, _ in list(_by_age(root, []))[keep:]:
+        shutil.rmtree(path)
+    for path in root.glob(f"{PARTIAL}*-step-*"):
+        if int(path.name.removeprefix(PARTIAL).partition("-")[0]) <= fence:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

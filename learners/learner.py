@@ -1,0 +1,271 @@
+"""The learner's role: one DeepSpeed rank as an actor with typed coroutines.
+
+All torch work runs on one thread of its own, in the order of the calls, so that the event loop
+answers pings meanwhile. Rank 0 alone writes files and publishes. Knows no verifier and no Ray; what
+a step computes stands in ``policy_update`` and ``supervised``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file
+
+from learners.batches import build_samples, write_batch
+from learners.checkpoints import (
+    OPTIMIZER,
+    RNG,
+    WEIGHTS,
+    CheckpointManifest,
+    commit_checkpoint,
+    copy_model_files,
+    read_manifest,
+    refuse_lower_fence,
+)
+from learners.deepspeed_engine import DeepspeedEngine, EngineSettings, NamedTensors
+from learners.policy_model import load_policy
+from learners.policy_update import update_policy
+from learners.publication import gather_version, raw_bytes
+from learners.safetensors_stream import SafetensorsStream, Slot
+from learners.supervised import SftRow, train_supervised
+from safeladder.config import Config, SftConfig
+from safeladder.errors import ConfigError, FencedError
+from safeladder.ports import PayloadStore
+from safeladder.records import StepReport, TrainingSample, TrainOrder, WeightManifest
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerStatus:
+    """Where a rank stands."""
+
+    rank: int
+    version: int
+    step: int
+    pid: int
+
+
+class Learner:
+    """Rank ``rank`` of ``world_size``. Every method but ``rendezvous`` goes to all ranks, in one
+    order; an exception on one rank ends the group, and the run restarts from a checkpoint."""
+
+    def __init__(self, rank: int, world_size: int, config: Config, store: PayloadStore) -> None:
+        learner, context = config.learner, config.rollout.max_model_tokens
+        if context > learner.micro_batch_tokens:
+            raise ConfigError(
+                f"learner.micro_batch_tokens is {learner.micro_batch_tokens}, but one sample may "
+                f"have {context} tokens (rollout.max_prompt_tokens + rollout.max_new_tokens)"
+            )
+        if config.model.dtype == "float16":
+            raise ConfigError(
+                "model.dtype float16 needs loss scaling, which skips steps: use bfloat16 or float32"
+            )
+        if config.model.dtype != "float32" and learner.zero_stage == 0:
+            raise ConfigError(
+                "learner.zero_stage 0 keeps no float32 masters: use 1, 2 or 3 with "
+                f"model.dtype {config.model.dtype}"
+            )
+        self._rank, self._world_size = rank, world_size
+        self._config, self._store = config, store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._step = self._version = 0
+        self._fence = -1
+        self._last_report: StepReport | None = None
+
+    async def rendezvous(self) -> tuple[str, int]:
+        """An address of this machine and a free port, for the process group of all ranks."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port: int = probe.getsockname()[1]
+        return (socket.gethostbyname(socket.gethostname()), port)
+
+    async def start(
+        self,
+        master_address: str,
+        master_port: int,
+        model_path: Path,
+        resume_from: Path | None = None,
+    ) -> LearnerStatus:
+        """Load the model, or the checkpoint ``resume_from`` (verified by the caller), and join the
+        process group."""
+        return await self._on_thread(
+            lambda: self._start(master_address, master_port, model_path, resume_from)
+        )
+
+    async def train(self, order: TrainOrder) -> StepReport:
+        """One optimizer step on the ordered groups; the batch is on disk before it starts.
+
+        A repeated order answers with its first report. Raises ``FencedError`` for an order of an
+        older driver, ``DivergedError``, ``ValueError`` for an order that does not follow.
+        """
+        self._admit_fence(order.fence)
+        if self._last_report is not None and order.step == self._step:
+            return self._last_report
+        if order.step != self._step + 1:
+            raise ValueError(f"step {order.step} was ordered after step {self._step}")
+        payloads = [await self._store.get(group.payload) for group in order.groups]
+        references = [
+            None if group.reference is None else await self._store.get(group.reference)
+            for group in order.groups
+        ]
+        samples = build_samples(order.groups, payloads, references)
+        return await self._on_thread(lambda: self._train(order, samples))
+
+    async def sft(self, rows: Sequence[SftRow], config: SftConfig) -> Mapping[str, float]:
+        """The supervised rung, before the first RL step; the version stays what it was."""
+        return await self._on_thread(
+            lambda: train_supervised(
+                self._engine,
+                rows,
+                config,
+                budget=self._config.learner.micro_batch_tokens,
+                seed=self._config.run.seed,
+            )
+        )
+
+    async def publish(self, version: int, fence: int) -> tuple[WeightManifest, Any] | None:
+        """Gather the trained tensors; on rank 0 store them and return (manifest, handle of the
+        ``RawTensors``), elsewhere None."""
+        self._admit_fence(fence)
+        if version != self._version:
+            raise ValueError(f"version {version} was asked for, the learner is at {self._version}")
+        published = await self._on_thread(lambda: gather_version(self._engine, version, fence))
+        if published is None:
+            return None
+        manifest, tensors = published
+        return manifest, await self._store.put(tensors)
+
+    async def save_checkpoint(
+        self, parent: Path, step: int, fence: int, extra: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write ``parent/step-N`` on rank 0 and return its path. Raises ``FencedError``,
+        ``EnvironmentUnfitError`` on a full disk."""
+        self._admit_fence(fence)
+        if step != self._step:
+            raise ValueError(f"a checkpoint of step {step} was asked for at step {self._step}")
+        return await self._on_thread(lambda: self._save(parent, fence, dict(extra or {})))
+
+    async def close(self) -> None:
+        """Leave the process group and end the thread."""
+        if hasattr(self, "_engine"):
+            await self._on_thread(self._engine.close)
+        self._thread.shutdown()
+
+    def _admit_fence(self, fence: int) -> None:
+        if fence < self._fence:
+            raise FencedError(f"fence {fence} is older than {self._fence}: a newer driver is here")
+        self._fence = fence
+
+    async def _on_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # On the torch thread
+
+    def _start(
+        self, master_address: str, master_port: int, model_path: Path, resume_from: Path | None
+    ) -> LearnerStatus:
+        config, learner = self._config, self._config.learner
+        torch.set_num_threads(config.placement.threads_per_actor)
+        torch.use_deterministic_algorithms(config.run.deterministic)
+        torch.manual_seed(config.run.seed)
+        self._model_path = resume_from or model_path
+        policy = load_policy(
+            self._model_path,
+            dtype=getattr(torch, config.model.dtype),
+            temperature=config.rollout.temperature,
+            train_last_layers=learner.train_last_layers,
+            gradient_checkpointing=learner.gradient_checkpointing,
+        )
+        self._engine = DeepspeedEngine(
+            policy,
+            EngineSettings(
+                zero_stage=learner.zero_stage,
+                betas=learner.betas,
+                weight_decay=learner.weight_decay,
+                max_grad_norm=learner.max_grad_norm,
+                timeout_s=learner.step_deadline_s,
+            ),
+            rank=self._rank,
+            world_size=self._world_size,
+            master_address=master_address,
+            master_port=master_port,
+        )
+        if resume_from is not None:
+            manifest = read_manifest(resume_from)
+            self._step, self._version = manifest.step, manifest.version
+            self._engine.load_optimizer(load_file(resume_from / OPTIMIZER), manifest.num_updates)
+            torch.set_rng_state(load_file(resume_from / RNG)["torch_cpu"])
+        return LearnerStatus(
+            rank=self._rank, version=self._version, step=self._step, pid=os.getpid()
+        )
+
+    def _train(self, order: TrainOrder, samples: Sequence[TrainingSample]) -> StepReport:
+        began = time.monotonic()
+        if self._rank == 0:
+            write_batch(self._config.run.directory / "batches", order, samples)
+        metrics = update_policy(self._engine, samples, self._version, self._config)
+        self._step = self._version = order.step
+        seconds = time.monotonic() - began
+        metrics["trained_tokens_per_s"] = metrics["trained_tokens"] / seconds
+        self._last_report = StepReport(
+            step=self._step, version=self._version, metrics=metrics, seconds=seconds
+        )
+        return self._last_report
+
+    def _save(self, parent: Path, fence: int, extra: Mapping[str, str]) -> Path:
+        """*Collective.* Ranks other than 0 only take part in the gathering."""
+        if self._rank != 0:
+            for _ in (*self._engine.weights(only_trained=False), *self._engine.optimizer_state()):
+                pass
+            return parent / f"step-{self._step}"
+        refuse_lower_fence(parent, fence)
+        manifest = CheckpointManifest(
+            step=self._step,
+            version=self._version,
+            fence=fence,
+            num_updates=self._engine.num_updates,
+            dtype=self._config.model.dtype,
+            config_sha256=hashlib.sha256(self._config.model_dump_json().encode()).hexdigest(),
+            extra=extra,
+        )
+        return commit_checkpoint(
+            parent, manifest, self._write_files, keep=self._config.checkpoint.keep
+        )
+
+    def _write_files(self, folder: Path) -> dict[str, str]:
+        engine, rng = self._engine, torch.get_rng_state()
+        return copy_model_files(self._model_path, folder, self._config.model.dtype) | {
+            WEIGHTS: _write_tensors(
+                folder / WEIGHTS,
+                engine.weight_slots(only_trained=False),
+                engine.weights(only_trained=False),
+            ),
+            OPTIMIZER: _write_tensors(
+                folder / OPTIMIZER, engine.optimizer_slots(), engine.optimizer_state()
+            ),
+            RNG: _write_tensors(
+                folder / RNG,
+                {"torch_cpu": Slot("uint8", tuple(rng.shape))},
+                iter([("torch_cpu", rng)]),
+            ),
+        }
+
+
+def _write_tensors(path: Path, slots: Mapping[str, Slot], tensors: NamedTensors) -> str:
+    """Stream the tensors to a file; returns its SHA-256."""
+    with SafetensorsStream(path, slots) as file:
+        for name, tensor in tensors:
+            assert tensor is not None, f"{name} was not gathered"
+            file.write(name, raw_bytes(tensor))
+    return file.sha256

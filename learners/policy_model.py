@@ -1,0 +1,114 @@
+"""The policy as the learner runs it: a packed row in, log-probs of the wanted tokens out.
+
+Attention is SDPA under an explicit boolean [L, L] mask, on every device; no flash-attn (whose
+variable-length kernels could replace it on GPUs, but cannot share one prompt among siblings). The
+mask costs L^2 bytes, so ``learner.micro_batch_tokens`` bounds it. Knows no loss and no optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from safeladder.errors import ConfigError, EnvironmentUnfitError
+
+HEAD_CHUNK_TOKENS = 1024
+"""Wanted tokens whose [tokens, vocabulary] logits exist at a time."""
+
+
+class PackedPolicy(nn.Module):
+    """Wraps a causal language model; the head runs inside ``forward``, where ZeRO-3 has gathered
+    its weights, and only at the wanted positions."""
+
+    def __init__(self, model: PreTrainedModel, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        allowed: Tensor,
+        logit_index: Tensor,
+        targets: Tensor,
+    ) -> Tensor:
+        """[L] tokens, [L] positions, [L, L] boolean mask, [N] input index and [N] target ids to
+        [N] float32 log-probs of logits / temperature."""
+        hidden = self.model.get_decoder()(
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            attention_mask=allowed[None, None],
+            use_cache=False,
+        ).last_hidden_state[0]
+        wanted = torch.split(hidden[logit_index], HEAD_CHUNK_TOKENS)
+        chunks = list(zip(wanted, torch.split(targets, HEAD_CHUNK_TOKENS), strict=True))
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._head(*chunk) for chunk in chunks])
+        return torch.cat([checkpoint(self._head, *chunk, use_reentrant=False) for chunk in chunks])
+
+    def _head(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = self.model.get_output_embeddings()(hidden).float() / self.temperature
+        return torch.log_softmax(logits, dim=-1).gather(-1, targets[:, None]).squeeze(-1)
+
+
+def load_policy(
+    path: Path,
+    *,
+    dtype: torch.dtype,
+    temperature: float,
+    train_last_layers: int | None,
+    gradient_checkpointing: bool,
+) -> PackedPolicy:
+    """Load a causal language model in Hugging Face layout, freeze what is not trained.
+
+    Dropout is off: a policy must price its tokens as the engine did. Raises
+    ``EnvironmentUnfitError`` if the folder holds no such model, ``ConfigError`` if it has fewer
+    layers than asked for.
+    """
+    if not (path / "config.json").is_file():
+        raise EnvironmentUnfitError(f"model.path {path} holds no config.json")
+    config = AutoConfig.from_pretrained(path)
+    for key in vars(config):
+        if key.endswith(("dropout", "pdrop")):
+            setattr(config, key, 0.0)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+    )
+    _freeze(model, train_last_layers)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    return PackedPolicy(model, temperature)
+
+
+def _freeze(model: PreTrainedModel, train_last_layers: int | None) -> None:
+    """Leave gradients only to the last k decoder layers and the final norm; None leaves all.
+
+    Frozen layers at the bottom then keep no activations: autograd starts at the first trained one.
+    """
+    if train_last_layers is None:
+        return
+    decoder = model.get_decoder()
+    if train_last_layers > len(decoder.layers):
+        raise ConfigError(
+            f"learner.train_last_layers is {train_last_layers}, but the model has "
+            f"{len(decoder.layers)} layers"
+        )
+    model.requires_grad_(False)
+    decoder.layers[-train_last_layers:].requires_grad_(True)
+    decoder.norm.requires_grad_(True)
+
+
+def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a checkpoint once, under its Hugging Face name: parameters (a tied head
+    counts as the embedding), then persistent buffers."""
+    yield from model.named_parameters()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    kept = model.state_dict().keys() - parameters.keys()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in kept)

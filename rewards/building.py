@@ -1,0 +1,147 @@
+"""From configuration to verifier: import by name, check the options, construct.
+
+Owns the error messages of ``principles.<name>.verifier`` and ``principles.<name>.options``. It
+knows no verifier: a class named in the configuration is found by its import path, and the type
+hints of its constructor are the schema of its options.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any, cast, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from safeladder.config import PrincipleConfig
+from safeladder.errors import ConfigError
+from safeladder.ports import Verifier
+
+_PORT = ("start", "score", "close")
+_PRINCIPLE = "principle"
+
+
+def verifier_version(code_version: str, options: Mapping[str, Any]) -> str:
+    """Code version and a short hash of the options: equal options, equal version.
+
+    >>> verifier_version("1", {"a": 1, "b": 2}) == verifier_version("1", {"b": 2, "a": 1})
+    True
+    >>> verifier_version("1", {"a": 1}) == verifier_version("1", {"a": 2})
+    False
+    """
+    text = json.dumps(options, sort_keys=True, ensure_ascii=False, default=str)
+    return f"{code_version}+{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def load_object(path: str, key: str = "verifier") -> Any:
+    """The object behind ``module:Name``. ``key`` is the dotted configuration key of messages.
+
+    Raises ``ConfigError`` if the path is malformed, the module does not import or lacks the name.
+
+    >>> load_object("json:dumps")([1])
+    '[1]'
+    """
+    module_name, separator, attribute = path.partition(":")
+    if not (module_name and separator and attribute):
+        raise ConfigError(f"{key}: {path!r} is not of the form `module:Class`")
+    module = _import(module_name, key, path)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        public = [name for name, value in vars(module).items() if inspect.isclass(value)]
+        hint = _nearest(attribute, public)
+        raise ConfigError(f"{key}: {module_name} has no {attribute!r}{hint}") from None
+
+
+def build_verifier(principle: str, config: PrincipleConfig) -> Verifier:
+    """Construct the verifier of a principle: ``Class(principle=principle, **options)``.
+
+    Raises ``ConfigError`` naming the dotted key, the fault and the nearest valid choice.
+    """
+    where = f"principles.{principle}"
+    if config.verifier is None:
+        raise ConfigError(f"{where}.verifier: not set; name a `module:Class` to score with")
+    cls = load_object(config.verifier, f"{where}.verifier")
+    _require_port(cls, f"{where}.verifier", config.verifier)
+    options = check_options(cls, config.options, f"{where}.options")
+    try:
+        return cast(Verifier, cls(principle=principle, **options))
+    except ValueError as error:
+        raise ConfigError(f"{where}.options: {error}") from error
+
+
+def check_options(cls: Any, options: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The options, validated against the type hints of the constructor of ``cls``.
+
+    Raises ``ConfigError`` naming ``key.option`` for an unknown, missing or ill-typed option.
+    """
+    parameters = inspect.signature(cls).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [n for n, p in parameters.items() if n != _PRINCIPLE and p.kind is not p.VAR_KEYWORD]
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    checked = {}
+    for name, value in options.items():
+        if name not in names and (not takes_any or name == _PRINCIPLE):
+            raise ConfigError(f"{key}.{name}: unknown option{_nearest(name, names)}")
+        checked[name] = _checked(value, hints.get(name, Any), f"{key}.{name}")
+    for name in names:
+        if name not in checked and parameters[name].default is inspect.Parameter.empty:
+            raise ConfigError(f"{key}.{name}: missing; {cls.__name__} needs it")
+    return checked
+
+
+def _checked(value: Any, hint: Any, key: str) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = "".join(f".{part}" for part in first["loc"])
+        raise ConfigError(f"{key}{at}: {first['msg']}, got {first['input']!r}") from None
+
+
+def _import(module_name: str, key: str, path: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not f"{module_name}.".startswith(f"{missing}."):
+            raise ConfigError(
+                f"{key}: {path!r} needs the package {missing!r}, which is not installed"
+            ) from error
+        hint = _nearest(module_name, _known_modules())
+        raise ConfigError(f"{key}: no module {module_name!r}{hint}") from None
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: importing {module_name!r} fails with {type(error).__name__}: {error}"
+        ) from error
+
+
+def _require_port(cls: Any, key: str, path: str) -> None:
+    if not inspect.isclass(cls):
+        raise ConfigError(f"{key}: {path!r} is not a class")
+    lacking = [name for name in _PORT if not inspect.iscoroutinefunction(getattr(cls, name, None))]
+    lacking += [name for name in ("name", "version") if not hasattr(cls, name)]
+    if lacking:
+        raise ConfigError(
+            f"{key}: {path!r} is not a verifier: it lacks async start, score, close or the "
+            f"properties name, version (missing: {', '.join(lacking)})"
+        )
+
+
+def _known_modules() -> list[str]:
+    package = importlib.import_module("rewards")
+    return [f"rewards.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    ordered = sorted(name for name in choices if not name.startswith("_"))
+    close = difflib.get_close_matches(word, ordered, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; choose from {', '.join(ordered)}" if ordered else ""

@@ -1,0 +1,154 @@
+"""One sample in, one verdict out: what every verifier of this room shares.
+
+Owns the bookkeeping around a judgment (names, versions, latency, failures). It does not know what
+is being judged. A failure inside one sample becomes an INVALID verdict of that sample alone, so
+that its siblings keep theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rewards.building import verifier_version
+from safeladder.errors import VerifierUnavailableError
+from safeladder.records import InvalidCause, ScoreRequest, Verdict, VerdictStatus
+
+EVIDENCE_CHARS = 240
+"""Evidence is for people and logs: longer texts are cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """What a verifier found in one response."""
+
+    score: float
+    """In [0, 1]; anything else makes the verdict INVALID(out_of_range)."""
+    label: str | None = None
+    evidence: str | None = None
+
+
+class UnjudgedError(Exception):
+    """Raised by a verifier that cannot judge a sample: becomes INVALID with this cause."""
+
+    def __init__(self, cause: InvalidCause, detail: str, *, retryable: bool = False) -> None:
+        super().__init__(detail)
+        self.cause = cause
+        self.retryable = retryable
+
+
+class SampleVerifier(ABC):
+    """A ``ports.Verifier`` that judges every sample on its own, all samples at once.
+
+    Subclasses write ``judge_sample`` and pass all options that can change a verdict to
+    ``__init__``; they become part of ``version``.
+    """
+
+    code_version: ClassVar[str] = "1"
+    """Raise it whenever the same input could get another verdict."""
+
+    def __init__(self, principle: str, options: Mapping[str, Any]) -> None:
+        self.principle = principle
+        self._version = verifier_version(self.code_version, options)
+
+    @property
+    def name(self) -> str:
+        """Import path of the class."""
+        return f"{type(self).__module__}:{type(self).__qualname__}"
+
+    @property
+    def version(self) -> str:
+        """``code_version`` and a hash of the options, joined by ``+``."""
+        return self._version
+
+    async def start(self) -> None:  # noqa: B027 - most verifiers have nothing to prepare
+        """Nothing to prepare."""
+
+    async def close(self) -> None:  # noqa: B027 - and nothing to free
+        """Nothing to free."""
+
+    @abstractmethod
+    async def judge_sample(self, request: ScoreRequest) -> Judgment:
+        """Judge one sample. Raise ``UnjudgedError`` for a sample that cannot be judged."""
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
+        """One verdict for each request, in order. Never raises for a sample's failure."""
+        return list(await asyncio.gather(*(self.settle(request) for request in requests)))
+
+    async def settle(self, request: ScoreRequest) -> Verdict:
+        """Judge one sample and turn every failure into an INVALID verdict."""
+        started = time.perf_counter()
+        try:
+            judgment = await self.judge_sample(request)
+        except UnjudgedError as error:
+            return self._invalid(request, started, error.cause, str(error), error.retryable)
+        except VerifierUnavailableError as error:
+            return self._invalid(request, started, InvalidCause.UNAVAILABLE, str(error), True)
+        except Exception as error:  # noqa: BLE001 - the decision: a failed sample is INVALID
+            detail = f"{type(error).__name__}: {error}"
+            return self._invalid(request, started, InvalidCause.ERROR, detail)
+        if not (math.isfinite(judgment.score) and 0 <= judgment.score <= 1):
+            detail = f"score {judgment.score} is outside [0, 1]"
+            return self._invalid(request, started, InvalidCause.OUT_OF_RANGE, detail)
+        return Verdict(
+            sample_id=request.sample_id,
+            principle=self.principle,
+            verifier=self.name,
+            verifier_version=self.version,
+            status=VerdictStatus.OK,
+            score=judgment.score,
+            label=judgment.label,
+            evidence=_shorten(judgment.evidence),
+            latency_ms=(time.perf_counter() - started) * 1e3,
+        )
+
+    def _invalid(
+        self,
+        request: ScoreRequest,
+        started: float,
+        cause: InvalidCause,
+        detail: str,
+        retryable: bool = False,
+    ) -> Verdict:
+        return Verdict(
+            sample_id=request.sample_id,
+            principle=self.principle,
+            verifier=self.name,
+            verifier_version=self.version,
+            status=VerdictStatus.INVALID,
+            evidence=_shorten(detail),
+            cause=cause,
+            retryable=retryable,
+            latency_ms=(time.perf_counter() - started) * 1e3,
+        )
+
+
+class RuleVerifier(SampleVerifier):
+    """A verifier that reads text and needs nothing else. Subclasses write ``judge``."""
+
+    @abstractmethod
+    def judge(self, request: ScoreRequest) -> Judgment:
+        """Judge one sample; quick, pure, deterministic."""
+
+    async def judge_sample(self, request: ScoreRequest) -> Judgment:
+        """``judge``, as the coroutine that ``score`` awaits."""
+        return self.judge(request)
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
+        """One verdict for each request, in order."""
+        verdicts = []
+        for request in requests:
+            await asyncio.sleep(0)  # lets deadlines and cancellation in between two samples
+            verdicts.append(await self.settle(request))
+        return verdicts
+
+
+def _shorten(text: str | None) -> str | None:
+    if text is None or len(text) <= EVIDENCE_CHARS:
+        return text
+    return text[: EVIDENCE_CHARS - 1] + "…"

@@ -1,0 +1,245 @@
+"""From YAML files and ``key=value`` overrides to one ``Config``; from any mistake to a sentence.
+
+Rules of composition, in this order:
+
+* Files are merged from left to right, later wins; mappings merge key by key, all else is replaced.
+* ``null`` takes a key away, so that its default counts again: ``service: null``.
+* Options belong to their verifier: a file that names another ``verifier`` for a principle starts
+  from empty ``options``. So a swap is one short file.
+* Overrides such as ``learner.lr=1e-6`` come last; their values are YAML.
+
+YAML is read as version 1.2 reads plain words: ``1e-6`` is a number, ``off`` is a string. Relative
+paths stay relative to the current directory. What the keys mean stands in ``config``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from safeladder.config import Config
+from safeladder.errors import ConfigError
+
+Tree = dict[str, Any]
+
+
+_TAG = "tag:yaml.org,2002:"
+_INT = re.compile(r"[-+]?(?:0|[1-9]\d*)$")
+_FLOAT = re.compile(
+    r"[-+]?(?:(?:\.\d+|\d+\.\d*|\d+(?=[eE]))(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+)
+
+_SECRET = re.compile(r"(?:api_?key|secret|password|token)$", re.IGNORECASE)
+
+
+_PLAIN_WORDS = {
+    **{first: [(_TAG + "null", re.compile(r"(?:~|null|Null|NULL)$"))] for first in "~nN"},
+    "": [(_TAG + "null", re.compile(r"$"))],
+    **{first: [(_TAG + "bool", re.compile(r"(?:[Tt]rue|[Ff]alse)$"))] for first in "tTfF"},
+    **{first: [(_TAG + "int", _INT), (_TAG + "float", _FLOAT)] for first in "-+.0123456789"},
+    "<": [(_TAG + "merge", re.compile(r"<<$"))],
+}
+"""First character of a plain word → what it can mean, in the form that PyYAML keeps."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loader with the plain words of YAML 1.2, which refuses a key that stands twice."""
+
+    yaml_implicit_resolvers = _PLAIN_WORDS
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            line = key_node.start_mark.line + 1
+            if key_node.value in lines:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key_node.value!r} stands twice, first in line "
+                    f"{lines[key_node.value]}",
+                    problem_mark=key_node.start_mark,
+                )
+            lines[key_node.value] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe dumper that quotes every text which YAML 1.1 or 1.2 would read as something else."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - a class attribute is what PyYAML reads
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_PLAIN_WORDS.get(first, []),
+        ]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_PLAIN_WORDS}
+    }
+
+    def represent_scalar(self, tag: str, value: Any, style: str | None = None) -> yaml.ScalarNode:
+        """PyYAML would fold Unicode's other line breaks into blanks unless they are escaped."""
+        style = '"' if set(str(value)) & set("\x85\u2028\u2029") else style
+        return super().represent_scalar(tag, value, style)
+
+
+def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
+    """Merge files and overrides and validate. Raises ``ConfigError``, one line for each problem."""
+    tree: Tree = {}
+    for path in paths:
+        tree = _merge(tree, _read(path))
+    tree = _merge(tree, _overlay(overrides))
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = dict.fromkeys(_sentence(detail) for detail in error.errors(include_url=False))
+        raise ConfigError("\n".join(problems)) from None
+
+
+def resolved_yaml(config: Config) -> str:
+    """The whole tree with every default written out; loads back to an equal ``Config``."""
+    return to_yaml(config.model_dump(mode="json"))
+
+
+def to_yaml(tree: Tree) -> str:
+    """YAML text that ``load_config`` and readers of YAML 1.1 understand alike."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def config_hash(config: Config) -> str:
+    """Hex SHA-256 of the canonical JSON (sorted keys, no spaces) of the resolved tree."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shareable(config: Config) -> Tree:
+    """The resolved tree for other eyes: ``***`` for text under a key that sounds like a secret.
+
+    Secrets do not belong into a config at all; this is the second line of defense.
+    """
+    tree: Tree = _masked(config.model_dump(mode="json"))
+    return tree
+
+
+def json_schema() -> Tree:
+    """JSON Schema of a complete config, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
+def _read(path: Path) -> Tree:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a text file ({error})") from None
+    tree = _parse(text, str(path))
+    if tree is not None and not isinstance(tree, dict):
+        raise ConfigError(f"{path}:1: holds a {type(tree).__name__}, not `key: value` lines")
+    return tree or {}
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{source}:{line}: {error.problem or 'is not YAML'}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}:1: is not YAML ({error})") from None
+
+
+def _overlay(overrides: Sequence[str]) -> Tree:
+    """One tree of all ``a.b=value`` overrides; the last of two that meet wins."""
+    tree: Tree = {}
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        *parents, leaf = dotted.strip().split(".")
+        if not equals or not all((*parents, leaf)):
+            raise ConfigError(f"{override!r} is no override: write it as section.key=value")
+        place = tree
+        for key in parents:
+            if not isinstance(place.get(key), dict):
+                place[key] = {}
+            place = place[key]
+        place[leaf] = _parse(text, f"override {dotted}")
+    return tree
+
+
+def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any], path: tuple[str, ...] = ()) -> Tree:
+    merged = dict(base)
+    if len(path) == 2 and path[0] == "principles":
+        verifier = overlay.get("verifier", base.get("verifier"))
+        if verifier != base.get("verifier"):
+            merged.pop("options", None)
+    for key, value in overlay.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            below = merged.get(key)
+            merged[key] = _merge(below if isinstance(below, dict) else {}, value, (*path, key))
+        else:
+            merged[key] = value
+    return merged
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    """One problem of pydantic's as: dotted key, what is wrong, the value, the way out."""
+    where, value = detail["loc"], detail["input"]
+    dotted = ".".join(str(part) for part in where if part != "[key]")
+    if detail["type"] == "extra_forbidden":
+        return f"{dotted} is not a key of the config; {_nearest(where)}"
+    if detail["type"] == "missing":
+        return f"{dotted} is missing: every config must give it"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{dotted}: {message}" if dotted else message
+    shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
+    return f"{dotted}: {message[0].lower()}{message[1:]}, not {shown}"
+
+
+def _masked(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: "***" if isinstance(item, str) and _SECRET.search(str(key)) else _masked(item)
+        for key, item in value.items()
+    }
+
+
+def _nearest(where: tuple[int | str, ...]) -> str:
+    """The closest valid key beside a wrong one, else one of that name elsewhere, else all."""
+    schema = Config.model_json_schema()
+    named = where[0] in ("principles", "routes")
+    parent = ".".join("*" if named and i == 1 else str(k) for i, k in enumerate(where[:-1]))
+    dotted_keys = list(_dotted_keys(schema, schema, ""))
+    beside = [key.rpartition(".")[2] for key in dotted_keys if key.rpartition(".")[0] == parent]
+    wrong = str(where[-1])
+    if close := difflib.get_close_matches(wrong, beside, n=1):
+        return f"did you mean {'.'.join(map(str, (*where[:-1], close[0])))}?"
+    elsewhere = [key for key in dotted_keys if key.rpartition(".")[2] == wrong]
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    return f"valid here: {', '.join(sorted(beside)) or 'nothing'}"
+
+
+def _dotted_keys(schema: Tree, node: Tree, prefix: str) -> Iterator[str]:
+    """All dotted keys of a JSON Schema; ``*`` stands for a name that the user chooses."""
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    for choice in node.get("anyOf", ()):
+        yield from _dotted_keys(schema, choice, prefix)
+    children = dict(node.get("properties", {}))
+    for named in node.get("patternProperties", {}).values():
+        children["*"] = named
+    for name, child in children.items():
+        dotted = f"{prefix}.{name}" if prefix else name
+        if name != "*":
+            yield dotted
+        yield from _dotted_keys(schema, child, dotted)

@@ -1,0 +1,291 @@
+"""One contract, two engines. Log-probs and versions are checked against plain forward passes of
+plain models, which share no code with either engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from actors.rendering import PromptRenderer
+from actors.transformers_engine import TransformersEngine
+from actors.vllm_engine import VllmEngine
+from safeladder.config import ModelConfig, RolloutConfig, VllmConfig
+from safeladder.errors import ChecksumError
+from safeladder.ports import PromptTooLongError
+from safeladder.records import Completion
+
+from .conftest import Laboratory, ask, draw, plain_logprobs, tiny_model, tiny_tokenizer
+
+ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.engine)]
+EXACT = 1e-4
+
+
+def rollout_config(kv_on_update: Literal["keep", "recompute"] = "keep") -> RolloutConfig:
+    return RolloutConfig(
+        max_prompt_tokens=80,
+        max_new_tokens=200,
+        kv_on_update=kv_on_update,
+        vllm=VllmConfig(cpu_kv_cache_gib=0.25, max_num_seqs=4),
+    )
+
+
+def laboratory(kind: str, path: Path, kv: Literal["keep", "recompute"]) -> Iterator[Laboratory]:
+    model = ModelConfig(path=path, dtype="float32")
+    engine: Any = {"transformers": TransformersEngine, "vllm": VllmEngine}[kind](
+        model, rollout_config(kv), seed=0
+    )
+    with asyncio.Runner() as runner:
+        lab = Laboratory(engine, runner, {0: tiny_model(tiny_tokenizer())})
+        lab.run(engine.start(), timeout=180)
+        try:
+            yield lab
+        finally:
+            lab.run(engine.close())
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def lab(request: pytest.FixtureRequest, model_path: Path) -> Iterator[Laboratory]:
+    yield from laboratory(request.param, model_path, "keep")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def recomputing_lab(request: pytest.FixtureRequest, model_path: Path) -> Iterator[Laboratory]:
+    yield from laboratory(request.param, model_path, "recompute")
+
+
+def error(lab: Laboratory, completion: Completion, version: int, temperature: float = 1.0) -> Any:
+    """[T] distance from the log-probs of a plain forward pass under a version."""
+    plain = plain_logprobs(lab.oracle(version), completion, temperature)
+    return np.abs(plain.numpy() - completion.behavior_logprobs)
+
+
+def is_last_layer(name: str) -> bool:
+    return name.startswith("model.layers.2.") or name == "model.norm.weight"
+
+
+def update_in_flight(lab: Laboratory, num_tokens: int) -> tuple[list[Completion], tuple[int, ...]]:
+    """Completions of a request that saw a new version after so many tokens, and their counts at
+    that moment."""
+
+    async def work() -> tuple[list[Completion], tuple[int, ...]]:
+        manifest, raw = lab.prepare()
+        request = asyncio.ensure_future(lab.answers(ask("long story"), draw(3, 200), "r"))
+        counts = await lab.pause_after("r", num_tokens)
+        await lab.engine.load(manifest, raw)
+        await lab.engine.resume()
+        return await request, counts
+
+    result: tuple[list[Completion], tuple[int, ...]] = lab.run(work())
+    return result
+
+
+def assert_versions_change_exactly_at(
+    completions: list[Completion], counts: tuple[int, ...], old: int
+) -> None:
+    for completion, count in zip(completions, counts, strict=True):
+        expected = [old] * count + [old + 1] * (completion.tokens.size - count)
+        assert completion.token_versions.tolist() == expected
+
+
+def test_every_sample_is_streamed_with_its_tokens_versions_and_text(
+    lab: Laboratory, model_path: Path
+) -> None:
+    prompt = ask("hello")
+    completions = lab.run(lab.answers(prompt, draw(3, 8)))
+    renderer = PromptRenderer(model_path)
+    assert [c.index for c in completions] == [0, 1, 2]
+    for completion in completions:
+        assert completion.prompt_tokens.tolist() == renderer.render(prompt).tolist()
+        assert set(completion.token_versions.tolist()) == {lab.version}
+        assert completion.text == renderer.decode(completion.tokens)
+    assert len({tuple(c.tokens.tolist()) for c in completions}) == 3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_behavior_logprobs_are_those_of_a_plain_forward_pass(
+    lab: Laboratory, temperature: float
+) -> None:
+    for completion in lab.run(lab.answers(ask("hello"), draw(3, 24, temperature))):
+        assert error(lab, completion, lab.version, temperature).max() < EXACT
+
+
+def test_the_same_seed_gives_the_same_answers_whatever_else_runs(lab: Laboratory) -> None:
+    async def work() -> tuple[list[Completion], list[Completion]]:
+        alone = await lab.answers(ask("hello"), draw(2, 16, seed=3))
+        among, _ = await asyncio.gather(
+            lab.answers(ask("hello"), draw(2, 16, seed=3), "a"),
+            lab.answers(ask("something else"), draw(2, 30, seed=4), "b"),
+        )
+        return alone, among
+
+    alone, among = lab.run(work())
+    for one, other in zip(alone, among, strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()
+
+
+def test_greedy_takes_the_likeliest_token_and_prices_it_at_temperature_one(
+    lab: Laboratory,
+) -> None:
+    (completion,) = lab.run(lab.answers(ask("hello"), draw(1, 16, temperature=0.0)))
+    model = lab.oracle(lab.version)
+    ids = torch.tensor([[*completion.prompt_tokens.tolist(), *completion.tokens.tolist()]])
+    likeliest = model(input_ids=ids).logits[0].argmax(-1)[completion.prompt_tokens.size - 1 : -1]
+    assert completion.tokens.tolist() == likeliest.tolist()
+    assert error(lab, completion, lab.version).max() < EXACT
+
+
+def test_an_answer_ends_at_its_length_or_with_a_sampled_stop_token(
+    lab: Laboratory, model_path: Path
+) -> None:
+    (stop,) = PromptRenderer(model_path).stop_ids
+    completions = [
+        c for k in range(3) for c in lab.run(lab.answers(ask("hello"), draw(8, 100, seed=8 * k)))
+    ]
+    assert {c.finish_reason for c in completions} == {"stop", "length"}
+    for completion in completions:
+        is_stop = completion.tokens == stop
+        if completion.finish_reason == "stop":
+            assert is_stop[-1]
+            assert is_stop.sum() == 1
+        else:
+            assert completion.tokens.size == 100
+            assert not is_stop.any()
+
+
+def test_a_prompt_above_the_limit_is_refused(lab: Laboratory) -> None:
+    with pytest.raises(PromptTooLongError, match=r"the limit is 80"):
+        lab.run(lab.answers(ask("x" * 80), draw()))
+
+
+def test_an_update_in_flight_loses_no_request_and_versions_change_at_the_exact_token(
+    lab: Laboratory,
+) -> None:
+    old = lab.version
+    completions, counts = update_in_flight(lab, num_tokens=5)
+    if isinstance(lab.engine, TransformersEngine):
+        assert counts == (5, 5, 5)
+    assert_versions_change_exactly_at(completions, counts, old)
+    assert any(c.tokens.size > n for c, n in zip(completions, counts, strict=True))
+    for completion, count in zip(completions, counts, strict=True):
+        assert error(lab, completion, old)[:count].max() < EXACT
+
+
+def test_with_keep_later_tokens_still_see_the_keys_of_the_old_weights(lab: Laboratory) -> None:
+    old = lab.version
+    completions, counts = update_in_flight(lab, num_tokens=5)
+    later = [
+        error(lab, completion, old + 1)[count:]
+        for completion, count in zip(completions, counts, strict=True)
+    ]
+    assert np.concatenate(later).max() > 100 * EXACT
+
+
+def test_with_recompute_tokens_before_and_after_match_the_old_and_the_new_weights(
+    recomputing_lab: Laboratory,
+) -> None:
+    lab = recomputing_lab
+    for num_tokens in (1, 5):
+        old = lab.version
+        completions, counts = update_in_flight(lab, num_tokens)
+        assert_versions_change_exactly_at(completions, counts, old)
+        assert any(c.tokens.size > n for c, n in zip(completions, counts, strict=True))
+        for completion, count in zip(completions, counts, strict=True):
+            assert error(lab, completion, old)[:count].max(initial=0) < EXACT
+            assert error(lab, completion, old + 1)[count:].max(initial=0) < EXACT
+
+
+def test_a_sample_without_a_token_at_the_update_belongs_wholly_to_the_new_version(
+    lab: Laboratory,
+) -> None:
+    """vLLM runs four sequences here, so the others wait; their prompt is in its cache, made by
+    the old weights, and must not be used."""
+
+    async def work() -> list[Completion]:
+        manifest, raw = lab.prepare()
+        first = asyncio.ensure_future(lab.answers(ask("hello"), draw(4, 120), "first"))
+        await lab.pause_after("first", 3)
+        second = asyncio.ensure_future(lab.answers(ask("hello"), draw(4, 20), "second"))
+        await asyncio.sleep(0.05)
+        await lab.engine.load(manifest, raw)
+        await lab.engine.resume()
+        await first
+        return await second
+
+    for completion in lab.run(work()):
+        assert set(completion.token_versions.tolist()) == {lab.version}
+        assert error(lab, completion, lab.version).max() < EXACT
+
+
+@pytest.mark.parametrize("part", ["last layer", "everything"])
+def test_a_version_may_hold_any_part_of_the_tensors(lab: Laboratory, part: str) -> None:
+    old = lab.version
+    manifest, raw = lab.prepare(is_last_layer if part == "last layer" else lambda name: True)
+    lab.run(lab.update(manifest, raw))
+    assert lab.version == old + 1
+    for completion in lab.run(lab.answers(ask("hello"), draw(2, 16))):
+        assert error(lab, completion, old + 1).max() < EXACT
+        assert error(lab, completion, old).max() > 100 * EXACT
+
+
+def test_a_corrupted_tensor_is_refused_and_the_old_version_served_on(lab: Laboratory) -> None:
+    old = lab.version
+    manifest, raw = lab.prepare(is_last_layer)
+    name = manifest.tensors[0].name
+    raw[name] = raw[name].copy()
+    raw[name][3] ^= 1
+    with pytest.raises(ChecksumError, match=name):
+        lab.run(lab.update(manifest, raw))
+    assert lab.version == old
+    for completion in lab.run(lab.answers(ask("hello"), draw(2, 16))):
+        assert set(completion.token_versions.tolist()) == {old}
+        assert error(lab, completion, old).max() < EXACT
+
+
+def test_a_version_that_does_not_fit_the_model_is_refused_and_the_old_one_served_on(
+    lab: Laboratory,
+) -> None:
+    old = lab.version
+    manifest, raw = lab.prepare(is_last_layer)
+    if isinstance(lab.engine, TransformersEngine):
+        manifest, raw = lab.prepare(lambda name: name == "model.norm.weight")
+        odd = manifest.tensors[0]
+        spec = type(odd)(
+            name="model.nothing", dtype=odd.dtype, shape=odd.shape, checksum=odd.checksum
+        )
+        manifest = type(manifest)(version=old + 1, fence=1, tensors=(spec,))
+        raw = {"model.nothing": raw["model.norm.weight"]}
+    else:  # one part of a module that vLLM fuses with others
+        manifest, raw = lab.prepare(lambda name: name.endswith("2.self_attn.q_proj.weight"))
+    with pytest.raises(ValueError, match=r"model\.nothing|k_proj"):
+        lab.run(lab.update(manifest, raw))
+    assert lab.version == old
+    for completion in lab.run(lab.answers(ask("hello"), draw(2, 16))):
+        assert error(lab, completion, old).max() < EXACT
+
+
+def test_closing_the_iterator_frees_the_engine(lab: Laboratory) -> None:
+    async def work() -> None:
+        stream = lab.engine.generate("r", ask("hello"), draw(4, 200))
+        first = asyncio.ensure_future(anext(stream))
+        await lab.pause_after("r", 2)
+        await lab.engine.resume()
+        first.cancel()
+        await asyncio.wait({first})
+        await stream.aclose()
+        with pytest.raises(KeyError):
+            lab.engine.progress("r")
+        assert len(await lab.answers(ask("hello"), draw(4, 8), "r")) == 4
+
+    lab.run(work())
+
+
+def test_loading_needs_a_pause(lab: Laboratory) -> None:
+    manifest, raw = lab.prepare()
+    with pytest.raises(RuntimeError, match="paused"):
+        lab.run(lab.engine.load(manifest, raw))

@@ -1,0 +1,139 @@
+"""The service as a process of its own: light, announced when ready, ended by a word or with its
+parent."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.verifier_client import GrpcVerifier
+from cluster.verifier_service import run_service
+from safeladder.config import Config
+from safeladder.errors import ConfigError, EnvironmentUnfitError
+from tests.cluster.verifier_fakes import make_request
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from pathlib import Path
+import sys
+from safeladder.config import Config
+from cluster.verifier_service import run_service
+config = Config.model_validate({
+    "run": {"name": "r", "steps": 1}, "model": {"path": "m"}, "data": {"train": []},
+    "principles": {"safety": {"verifier": "tests.cluster.verifier_fakes:LengthVerifier"}},
+    "routes": {"safety": {"safety": 1.0}},
+})
+"""
+SERVE = f"""{CONFIG}
+run_service(config, ["safety"], "127.0.0.1:0", ready_file=Path(sys.argv[1]), die_with_parent=True)
+print(sorted({{"ray", "torch", "vllm", "deepspeed", "transformers"}} & set(sys.modules)))
+"""
+PARENT = f"""
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, "-c", {SERVE!r}, sys.argv[1]]).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def wait_for(is_done: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_done():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def start(program: str, ready_file: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, str(ready_file)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: ready_file.exists() or process.poll() is not None)
+    return process
+
+
+def test_it_serves_without_a_heavy_library_and_ends_at_sigterm(tmp_path: Path) -> None:
+    process = start(SERVE, tmp_path / "address")
+    try:
+        address = (tmp_path / "address").read_text()
+
+        async def ask() -> list[float | None]:
+            client = GrpcVerifier("safety", address, 20)
+            await client.start()
+            verdicts = await client.score([make_request(0, "x" * 50)])
+            await client.close()
+            return [verdict.score for verdict in verdicts]
+
+        assert asyncio.run(ask()) == [0.5]
+        process.send_signal(signal.SIGTERM)
+        printed, _ = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert printed.strip() == "[]", "heavy libraries in the service"
+        assert [file.name for file in tmp_path.iterdir()] == ["address"]
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    parent = start(PARENT, tmp_path / "address")
+    assert parent.stdout is not None
+    service = int(parent.stdout.readline())
+    try:
+        assert not is_gone(service)
+    finally:
+        parent.kill()
+        parent.communicate(timeout=10)
+    wait_for(lambda: is_gone(service), 10)
+
+
+def make_config(**principles: object) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"name": "r", "steps": 1},
+            "model": {"path": "m"},
+            "data": {"train": []},
+            "principles": principles,
+            "routes": {},
+        }
+    )
+
+
+def test_what_cannot_be_served_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    fake = "tests.cluster.verifier_fakes:LengthVerifier"
+    config = make_config(
+        safety={"verifier": fake, "service": {"spawn": True, "token_file": str(tmp_path / "t")}},
+        format={"verifier": fake},
+        remote={"service": {"address": "127.0.0.1:1"}},
+    )
+    with pytest.raises(ConfigError, match=r"charm.*format, remote, safety"):
+        run_service(config, ["charm"], "127.0.0.1:0")
+    with pytest.raises(ConfigError, match=r"principles\.remote\.verifier"):
+        run_service(config, ["remote"], "127.0.0.1:0")
+    with pytest.raises(ConfigError, match="token_file"):
+        run_service(config, None, "127.0.0.1:0")
+    with pytest.raises(ConfigError, match=r"token file .* cannot be read"):
+        run_service(config, ["safety"], "127.0.0.1:0")
+
+
+def test_a_taken_port_ends_the_process_with_the_right_error() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = make_config(format={"verifier": "tests.cluster.verifier_fakes:LengthVerifier"})
+        with pytest.raises(EnvironmentUnfitError, match=str(port)) as caught:
+            run_service(config, None, f"127.0.0.1:{port}")
+        assert caught.value.exit_code == 3
