@@ -48,6 +48,9 @@ T = TypeVar("T")
 CALL_DEADLINE_S = 300.0
 """Longest wait for one answer of the engine core; a pause waits for the step in progress."""
 DEATH_POLL_S = 0.5
+CPU_BLOCK_TOKENS = 32
+"""Siblings share whole blocks of their prompt. vLLM's 128 on CPUs is longer than many a prompt:
+with 84 prompt tokens, 8 siblings and 24 sampled tokens, 32 halved the work for a token."""
 GIB = 2**30
 
 
@@ -190,7 +193,10 @@ class VllmEngine:
         from actors.vllm_weights import BACKEND, WorkerExtension
 
         vllm = self._rollout.vllm
-        cpu_cache_bytes = int(vllm.cpu_kv_cache_gib * GIB) if current_platform.is_cpu() else None
+        cpu_cache: dict[str, int] = {}
+        if current_platform.is_cpu():
+            cpu_cache["kv_cache_memory_bytes"] = int(vllm.cpu_kv_cache_gib * GIB)
+            cpu_cache["block_size"] = CPU_BLOCK_TOKENS
         return AsyncEngineArgs(
             model=str(self._model.path),
             skip_tokenizer_init=True,
@@ -202,13 +208,13 @@ class VllmEngine:
             tensor_parallel_size=vllm.tensor_parallel_size,
             distributed_executor_backend="uni" if vllm.tensor_parallel_size == 1 else "mp",
             gpu_memory_utilization=vllm.gpu_memory_utilization,
-            kv_cache_memory_bytes=cpu_cache_bytes,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             weight_transfer_config=WeightTransferConfig(backend=BACKEND),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
             disable_log_stats=True,
+            **cpu_cache,
         )
 
     def _sampling_params(self, sample: _Sample) -> SamplingParams:

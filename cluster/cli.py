@@ -56,7 +56,10 @@ def train(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
 
     def run() -> int:
         resolved = _load(arguments, config)
+        from cluster.placement import prepare_ray
+
         with _recorded(resolved.run.directory, take_over=False):
+            prepare_ray(resolved)
             from cluster.driver import train as train_run
 
             return train_run(resolved)
@@ -72,9 +75,12 @@ def resume(
     _set_up_logging(debug)
 
     def run() -> int:
+        from cluster.placement import prepare_ray
         from cluster.run_directory import RunDirectory
 
-        with _recorded(RunDirectory.open(run_dir).path, take_over=True):
+        directory = RunDirectory.open(run_dir)
+        with _recorded(directory.path, take_over=True):
+            prepare_ray(directory.config())
             from cluster.driver import resume as resume_run
 
             return resume_run(run_dir)

@@ -46,6 +46,7 @@ SFT_DEADLINE_S = 4 * 3600.0
 
 def train(config: Config) -> int:
     """Run ``config`` in a new run directory; returns the exit code. Raises ``SafeladderError``."""
+    RunDirectory.require_absent(config)
     preflight(config)
     directory = RunDirectory.create(config)
     return Run(config, directory, checkpoint=None).execute()
@@ -99,6 +100,7 @@ class Run:
         """All stages."""
         self._write_status("starting")
         with ExitStack() as stack:
+            stack.callback(self._terminal.close)
             footprint = Footprint()
             footprint.start()
             stack.callback(footprint.stop)

@@ -69,15 +69,12 @@ class EngineTable:
     def next_free(self, num_leased: int, limit: Callable[[int], int]) -> Engine | None:
         """The engine with the most free slots among those whose served version admits one more
         group after ``num_leased``; None if there is none."""
-        best: Engine | None = None
-        for engine in self._engines.values():
-            if engine.served is None or engine.num_free <= 0:
-                continue
-            if best is not None and engine.num_free <= best.num_free:
-                continue
-            if num_leased < limit(engine.served):
-                best = engine
-        return best
+        ready = [e for e in self._engines.values() if e.served is not None and e.num_free > 0]
+        newest = max((e.served for e in ready if e.served is not None), default=None)
+        if newest is None or num_leased >= limit(newest):
+            return None
+        admitted = (e for e in ready if e.served is not None and num_leased < limit(e.served))
+        return max(admitted, key=lambda engine: engine.num_free)
 
     def serving(self, name: str, version: int, now_s: float) -> int | None:
         """Note what an engine serves. Returns the version it was asked for if it fell short."""

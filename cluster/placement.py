@@ -44,7 +44,8 @@ def placement_of(fleet: str, config: Config) -> Placement:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
-    cores = config.placement.learner_cores if fleet == "learner" else config.placement.rollout_cores
+    is_training = fleet in ("learner", "reference")
+    cores = config.placement.learner_cores if is_training else config.placement.rollout_cores
     if fleet == "rollout":
         return Placement(
             num_cpus=config.rollout.num_cpus, num_gpus=config.rollout.num_gpus, cores=cores, env=env
@@ -82,16 +83,20 @@ def pin(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, wanted)
 
 
-def prepare_local_ray() -> None:
-    """Settings that Ray reads from the environment **when it is imported**: call this first.
+def prepare_ray(config: Config) -> None:
+    """Settings that a local Ray reads from the environment **as it is imported**: call this first.
 
     Children of a killed actor end with it, usage is not reported, and a local control plane answers
-    only to this process tree's token. What the caller's environment already says stays.
+    only to this process tree's token. What the caller's environment already says stays, and a
+    cluster that is already there is not touched.
     """
+    if config.placement.address is not None or job_address() is not None:
+        return
     os.environ.setdefault("RAY_process_group_cleanup_enabled", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -81,12 +81,8 @@ class RunDirectory:
 
         Raises ``RunExistsError`` if it is there, ``EnvironmentUnfitError`` if it cannot be written.
         """
+        cls.require_absent(config)
         run = cls(config.run.directory)
-        if run.path.exists():
-            raise RunExistsError(
-                f"{run.path} already exists: choose another run.name, or go on with it by "
-                f"`safeladder resume {run.path}`"
-            )
         try:
             for folder in (run.batches, run.checkpoints, run.wandb):
                 folder.mkdir(parents=True)
@@ -98,6 +94,16 @@ class RunDirectory:
             shutil.rmtree(run.path, ignore_errors=True)
             raise _unfit(run.path, error) from None
         return run
+
+    @staticmethod
+    def require_absent(config: Config) -> None:
+        """Raise ``RunExistsError`` if the folder is there."""
+        path = config.run.directory
+        if path.exists():
+            raise RunExistsError(
+                f"{path} already exists: choose another run.name, or go on with it by "
+                f"`safeladder resume {path}`"
+            )
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import ipaddress
 import os
 import signal
+import socket
 from pathlib import Path
 
-from safeladder.errors import ConfigError
+from safeladder.errors import ConfigError, EnvironmentUnfitError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -34,6 +36,25 @@ def check_bind(bind: str, insecure: bool) -> None:
             f"{bind} can be reached from outside and the traffic is plain text; bind to "
             "127.0.0.1, or say --insecure on a network that you trust"
         )
+
+
+def check_free(bind: str) -> None:
+    """Refuse an address that cannot be listened on, before a library says so in its own words.
+
+    Raises ``EnvironmentUnfitError``, naming port and way out.
+    """
+    host, _, port = bind.rpartition(":")
+    try:
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        socket.create_server((str(address[0]), int(port)), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            what = f"port {port} is in use; stop its owner or choose another with --bind"
+        else:
+            what = f"{error.strerror}; choose an address of this machine with --bind"
+        raise EnvironmentUnfitError(
+            f"cannot listen on {bind}: {what} (port 0: a free one)"
+        ) from error
 
 
 def announce(address: str, ready_file: Path) -> None:

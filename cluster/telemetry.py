@@ -43,6 +43,7 @@ class Telemetry:
         self._terminal = terminal
         self._pid = pid
         self._tokens = 0
+        self._generate_s = 0.0
         self._invalid: Counter[str] = Counter()
         self._verdict_rows: list[dict[str, Any]] = []
         self._last_step_at = time.monotonic()
@@ -52,8 +53,9 @@ class Telemetry:
         self.actors_lost = 0
 
     def generated(self, header: GroupHeader) -> None:
-        """A group came from an engine."""
+        """A group came from an engine; the slowest since the last step is kept."""
         self._tokens += sum(header.lengths)
+        self._generate_s = max(self._generate_s, header.generate_s)
         self.tokens_total += sum(header.lengths)
 
     def scored(self, verdicts: Sequence[Verdict]) -> None:
@@ -93,6 +95,7 @@ class Telemetry:
             "reward/mean": sum(rewards) / len(rewards),
             "time/step_s": elapsed,
             "time/train_s": report.seconds,
+            "time/generate_s": self._generate_s,
             "rollout/tokens_per_s": self._tokens / max(elapsed, 1e-9),
         }
         row |= {f"reward/{k}": v for k, v in _principle_means(order).items()}
@@ -100,7 +103,7 @@ class Telemetry:
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}
         row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
         self.staleness_max = max(self.staleness_max, int(row.get("train/staleness_max", 0)))
-        self._tokens = 0
+        self._tokens, self._generate_s = 0, 0.0
         self._monitor.send("record", kind="train", values=row)
         self._terminal.step(row)
         self._directory.write_status(

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 SERVICE: str = verifier_pb2.DESCRIPTOR.services_by_name["VerifierService"].full_name
 ERROR_DOMAIN = "safeladder"
-MAX_DEADLINE_S = 600.0
+MAX_DEADLINE_S = 3600.0
 """Upper bound of a call's time, also for a caller that sets no deadline."""
 MIN_BUDGET_S = 0.02
 """A call with less time than this left is refused: nothing could be scored in it."""
@@ -269,15 +269,12 @@ class VerifierServer:
         ``EnvironmentUnfitError`` for one that is taken, and what a verifier's ``start`` raises.
         """
         service_process.check_bind(bind, self._insecure)
+        service_process.check_free(bind)
         server = self._build()
         try:
             port = server.add_insecure_port(bind)
         except RuntimeError as error:
-            host, _, number = bind.rpartition(":")
-            raise EnvironmentUnfitError(
-                f"cannot listen on {bind}: port {number} is in use, or {host} is no address of "
-                "this machine; choose another with --bind (port 0 takes a free one)"
-            ) from error
+            raise EnvironmentUnfitError(f"cannot listen on {bind}: {error}") from error
         self._server = server
         try:
             await asyncio.gather(*(verifier.start() for verifier in self._verifiers.values()))

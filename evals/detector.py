@@ -176,13 +176,13 @@ def _shape_features(responses: Sequence[str]) -> NDArray[np.float64]:
 def _shape(response: str) -> list[float]:
     words = re.findall(r"\w+", response.lower())
     pairs = list(itertools.pairwise(words))
-    letters = sum(character.isalpha() for character in response)
+    plain = sum(character.isalnum() or character.isspace() for character in response)
     return [
         math.log1p(len(words)) / 4.0,
         float(len(words) < 3),
         _repeated(words),
         _repeated(pairs),
-        1.0 - letters / max(1, len(response)),
+        1.0 - plain / max(1, len(response)),
         float(bool(re.search(r"[.!?]\s*$", response))),
     ]
 

@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_v
 from rewards.building import check_options, load_object
 from rewards.completers import Backend, Endpoint, Local
 from rewards.judging import Judgment, SampleVerifier, UnjudgedError
-from rewards.labels import parse_label, parse_majority
+from rewards.labels import parse_label, parse_leading, parse_majority
 from safeladder.config import Section, Share
 from safeladder.errors import ConfigError
 from safeladder.records import InvalidCause, Message, ScoreRequest
@@ -51,8 +51,9 @@ class JudgeTemplate(Section):
     """Raise it when the wording changes; the whole file is part of the verifier's version too."""
     scores: dict[str, Share] = Field(min_length=2)
     """Label → score."""
-    parse: Literal["earliest", "majority"] = "earliest"
-    """The label that stands first, or the one on most lines."""
+    parse: Literal["leading", "earliest", "majority"] = "leading"
+    """The label that the reply begins with, the first one anywhere in it, or the one on most
+    lines. A small model may recite all labels, which ``earliest`` takes for the first of them."""
     tie: str | None = None
     """Label that wins an even vote of lines; needed by ``majority``."""
     max_tokens: PositiveInt = 16
@@ -71,7 +72,8 @@ class JudgeTemplate(Section):
         """The label in a judge's reply, or None."""
         if self.parse == "majority" and self.tie is not None:
             return parse_majority(reply, self.scores, self.tie)
-        return parse_label(reply, self.scores)
+        read = parse_leading if self.parse == "leading" else parse_label
+        return read(reply, self.scores)
 
 
 def load_template(name: str) -> JudgeTemplate:

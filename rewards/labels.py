@@ -1,13 +1,21 @@
 """Label vocabularies: how the text of a judge becomes one label.
 
-Owns the strict parser: the label whose name stands earliest in the text wins, and a text without
-a label has none. No number is ever read out of a judge's text.
+Owns three strict readings. A text without a label has none, and no number is ever read out of a
+judge's text.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+
+_LEAD = r"[\W_]*(?:(?:the )?label(?: of the response)?(?: is)?[\W_]*)?"
+
+
+def _name(label: str) -> str:
+    """Expression for a label as whole words, joined by blanks, hyphens or underscores."""
+    words = r"[\s_-]+".join(re.escape(word) for word in label.split())
+    return rf"(?<!\w){words}(?!\w)"
 
 
 def parse_label(text: str, labels: Iterable[str]) -> str | None:
@@ -23,11 +31,32 @@ def parse_label(text: str, labels: Iterable[str]) -> str | None:
     """
     found = []
     for label in labels:
-        name = r"[\s_-]+".join(re.escape(word) for word in label.split())
-        match = re.search(rf"(?<!\w){name}(?!\w)", text, re.IGNORECASE)
+        match = re.search(_name(label), text, re.IGNORECASE)
         if match:
             found.append((match.start(), -len(label), label))
     return min(found)[2] if found else None
+
+
+def parse_leading(text: str, labels: Iterable[str]) -> str | None:
+    """The label that the text begins with, or None. ``Label:`` or ``The label is`` may go before.
+
+    A judge that repeats its vocabulary names every label and gives none, so the text has none
+    either if another line begins with another label.
+
+    >>> parse_leading("**Unsafe**, because it is not safe", ["safe", "unsafe"])
+    'unsafe'
+    >>> parse_leading("- safe\\n- unsafe", ["safe", "unsafe"]) is None
+    True
+    >>> parse_leading("One of: safe, unsafe", ["safe", "unsafe"]) is None
+    True
+    """
+    names = sorted(labels, key=len, reverse=True)
+    lines = [line for line in text.splitlines() if line.strip()]
+    leads = [
+        next((n for n in names if re.match(_LEAD + _name(n), line, re.IGNORECASE)), None)
+        for line in lines
+    ]
+    return leads[0] if leads and len(set(leads) - {None}) == 1 else None
 
 
 def parse_majority(text: str, labels: Iterable[str], tie: str) -> str | None:

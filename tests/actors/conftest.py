@@ -108,6 +108,20 @@ def plain_logprobs(
     return torch.log_softmax(logits[start - 1 : -1], -1).gather(1, targets[:, None])[:, 0]
 
 
+class DictStore:
+    """A payload store in this process."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, Any] = {}
+
+    async def put(self, value: Any) -> int:
+        self.values[len(self.values)] = value
+        return len(self.values) - 1
+
+    async def get(self, handle: int) -> Any:
+        return self.values[handle]
+
+
 @dataclass
 class Laboratory:
     """An engine, the loop it lives in, and a plain model for every version it served."""
@@ -155,10 +169,17 @@ class Laboratory:
         async with contextlib.aclosing(self.engine.generate(request_id, prompt, sampling)) as s:
             return sorted([c async for c in s], key=lambda c: c.index)
 
+    def is_in_flight(self, request_id: str) -> bool:
+        try:
+            return bool(self.engine.progress(request_id))
+        except KeyError:
+            return False
+
     async def pause_after(self, request_id: str, num_tokens: int) -> tuple[int, ...]:
         """Step until the samples have at least so many tokens (the transformers engine: exactly
         so many, unless finished); leaves the engine paused."""
-        await asyncio.sleep(0)
+        while not self.is_in_flight(request_id):  # noqa: ASYNC110 - the request's task starts it
+            await asyncio.sleep(0)
         await self.engine.pause()
         while max(self.engine.progress(request_id)) < num_tokens:
             await self.engine.resume()

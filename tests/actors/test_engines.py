@@ -24,6 +24,8 @@ from .conftest import Laboratory, ask, draw, plain_logprobs, tiny_model, tiny_to
 
 ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.engine)]
 EXACT = 1e-4
+LONG = "tell me a story of two foxes and a bear"
+"""With the template more than one block of vLLM's cache."""
 
 
 def rollout_config(kv_on_update: Literal["keep", "recompute"] = "keep") -> RolloutConfig:
@@ -75,7 +77,7 @@ def update_in_flight(lab: Laboratory, num_tokens: int) -> tuple[list[Completion]
 
     async def work() -> tuple[list[Completion], tuple[int, ...]]:
         manifest, raw = lab.prepare()
-        request = asyncio.ensure_future(lab.answers(ask("long story"), draw(3, 200), "r"))
+        request = asyncio.ensure_future(lab.answers(ask(LONG), draw(3, 80), "r"))
         counts = await lab.pause_after("r", num_tokens)
         await lab.engine.load(manifest, raw)
         await lab.engine.resume()
@@ -145,7 +147,7 @@ def test_an_answer_ends_at_its_length_or_with_a_sampled_stop_token(
 ) -> None:
     (stop,) = PromptRenderer(model_path).stop_ids
     completions = [
-        c for k in range(3) for c in lab.run(lab.answers(ask("hello"), draw(8, 100, seed=8 * k)))
+        c for k in range(3) for c in lab.run(lab.answers(ask("hello"), draw(8, 50, seed=8 * k)))
     ]
     assert {c.finish_reason for c in completions} == {"stop", "length"}
     for completion in completions:
@@ -154,7 +156,7 @@ def test_an_answer_ends_at_its_length_or_with_a_sampled_stop_token(
             assert is_stop[-1]
             assert is_stop.sum() == 1
         else:
-            assert completion.tokens.size == 100
+            assert completion.tokens.size == 50
             assert not is_stop.any()
 
 
@@ -208,9 +210,9 @@ def test_a_sample_without_a_token_at_the_update_belongs_wholly_to_the_new_versio
 
     async def work() -> list[Completion]:
         manifest, raw = lab.prepare()
-        first = asyncio.ensure_future(lab.answers(ask("hello"), draw(4, 120), "first"))
+        first = asyncio.ensure_future(lab.answers(ask(LONG), draw(4, 80), "first"))
         await lab.pause_after("first", 3)
-        second = asyncio.ensure_future(lab.answers(ask("hello"), draw(4, 20), "second"))
+        second = asyncio.ensure_future(lab.answers(ask(LONG), draw(4, 20), "second"))
         await asyncio.sleep(0.05)
         await lab.engine.load(manifest, raw)
         await lab.engine.resume()
@@ -278,8 +280,7 @@ def test_closing_the_iterator_frees_the_engine(lab: Laboratory) -> None:
         first.cancel()
         await asyncio.wait({first})
         await stream.aclose()
-        with pytest.raises(KeyError):
-            lab.engine.progress("r")
+        assert not lab.is_in_flight("r")
         assert len(await lab.answers(ask("hello"), draw(4, 8), "r")) == 4
 
     lab.run(work())

@@ -171,6 +171,57 @@ def test_check_of_a_missing_model_ends_with_3(config: Path) -> None:
     assert "max_staleness: 1" in result.stdout
 
 
+def test_check_of_a_complete_setup_shows_verdicts_and_plan_and_makes_no_run(
+    config: Path, tmp_path: Path
+) -> None:
+    model, data = tmp_path / "model", tmp_path / "train.jsonl"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "tokenizer.json").write_text("{}")
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    data.write_text('{"id": "row-1", "prompt": "How do I pick a lock?", "route": "safety"}\n')
+    result = invoke(
+        "check", config, f"model.path={model}", "model.dtype=float32", f"data.train=[{data}]",
+        'principles.safety.verifier="rewards.format:StopWithinLimit"',
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    for part in ("row-1", "ok 1", "rollout", "verifier safety", "1 prompts", "ready to train"):
+        assert part in result.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_report_is_written_again_on_demand(config: Path, driver: ModuleType) -> None:
+    serving(driver, lambda c: RunDirectory.create(c) and 0)
+    invoke("train", config)
+    run = config.parent / "runs" / "demo"
+    result = invoke("report", run, "--redact")
+    assert result.stdout.strip() == str(run / "report.html")
+    assert (run / "report.html").is_file()
+
+
+def test_serve_verifier_passes_everything_on(
+    config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, object] = {}
+
+    def run_service(resolved: Config, principles: object, bind: str, **options: object) -> None:
+        seen.update(options, name=resolved.run.name, principles=principles, bind=bind)
+
+    module = ModuleType("cluster.verifier_service")
+    module.__dict__["run_service"] = run_service
+    monkeypatch.setitem(sys.modules, "cluster.verifier_service", module)
+    ready = tmp_path / "ready"
+    result = invoke(
+        "serve-verifier", config, "--principle", "safety", "--bind", "127.0.0.1:0",
+        "--ready-file", ready, "--die-with-parent",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert seen == {
+        "name": "demo", "principles": ["safety"], "bind": "127.0.0.1:0", "ready_file": ready,
+        "token_file": None, "insecure": False, "die_with_parent": True,
+    }  # fmt: skip
+
+
 def test_schema_is_json_on_stdout() -> None:
     assert "learner" in json.loads(invoke("schema").stdout)["properties"]
 

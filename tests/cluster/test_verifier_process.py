@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,9 +51,9 @@ def wait_for(is_done: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def is_gone(pid: int) -> bool:
+def is_gone(process: psutil.Process) -> bool:
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
@@ -90,13 +91,16 @@ def test_it_serves_without_a_heavy_library_and_ends_at_sigterm(tmp_path: Path) -
 def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent = start(PARENT, tmp_path / "address")
     assert parent.stdout is not None
-    service = int(parent.stdout.readline())
+    service = psutil.Process(int(parent.stdout.readline()))
     try:
         assert not is_gone(service)
-    finally:
         parent.kill()
         parent.communicate(timeout=10)
-    wait_for(lambda: is_gone(service), 10)
+        wait_for(lambda: is_gone(service), 10)
+    finally:
+        parent.kill()
+        if not is_gone(service):
+            service.kill()
 
 
 def make_config(**principles: object) -> Config:
@@ -129,8 +133,6 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(tmp_path: Path)
 
 
 def test_a_taken_port_ends_the_process_with_the_right_error() -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         config = make_config(format={"verifier": "tests.cluster.verifier_fakes:LengthVerifier"})

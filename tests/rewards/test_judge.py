@@ -65,6 +65,16 @@ def test_labels_become_scores_by_table_and_nothing_else_does() -> None:
     assert {(v.cause, v.retryable) for v in verdicts[2:]} == {(InvalidCause.MALFORMED, False)}
 
 
+def test_a_judge_that_recites_its_vocabulary_has_given_no_label() -> None:
+    replies = {
+        "alpha": "The label is one of:\n- Safe with warning\n- Unsafe",
+        "beta": "- Safe with warning\n- Unsafe",
+        "gamma": "Label: unsafe\nbecause it instructs",
+    }
+    verdicts = score(scripted(replies=replies), "alpha", "beta", "gamma")
+    assert [v.score for v in verdicts] == [None, None, 0.0]
+
+
 def test_the_template_and_the_rules_share_one_score_table() -> None:
     assert load_template("safety").scores == dict(SAFETY_SCORES)
 
@@ -126,7 +136,7 @@ def test_score_overrides_model_and_wording_are_part_of_the_version(tmp_path: Pat
         (("$answer", "$anwser"), r"unknown fields \['anwser'\]"),
         (("RESPONSE $fence\n    $answer", ""), "must contain .*answer"),
         (("Unsafe: 0.0", "Unsafe: 2"), "scores.Unsafe"),
-        (("parse: earliest", "parse: majority"), "tie None is not one of"),
+        (("parse: leading", "parse: majority"), "tie None is not one of"),
         (("max_tokens", "max_token"), "max_token: Extra inputs"),
         (('version: "1"', "version: ["), "cannot be read"),
     ],

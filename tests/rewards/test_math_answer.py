@@ -83,6 +83,7 @@ def test_math_verify_judges_in_the_child_and_a_bomb_costs_one_sample() -> None:
     assert [(v.score, v.cause) for v in verdicts] == [
         (score, cause) for _, _, score, cause in CASES
     ]
+    assert "no reference" in str(verdicts[7].evidence)
     assert pids[0] != pids[1]
     assert not any(is_alive(pid) for pid in pids if pid is not None), "no child may be left"
 

@@ -1,0 +1,135 @@
+"""The packed policy prices every sequence as a plain forward pass of that sequence alone does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learners import policy_model
+from learners.packing import PackedRow, attention_allowed, pack
+from learners.policy_model import PackedPolicy, load_policy, named_weights
+from safeladder.errors import ConfigError, EnvironmentUnfitError
+from tests.learners.ranks import VOCABULARY, make_tiny_model
+from tests.learners.test_packing import Sample, sample
+
+pytestmark = pytest.mark.engine
+
+TEMPERATURE = 0.7
+
+
+def load(folder: Path, last_layers: int | None = None, checkpointing: bool = False) -> PackedPolicy:
+    return load_policy(
+        folder,
+        dtype=torch.float32,
+        temperature=TEMPERATURE,
+        train_last_layers=last_layers,
+        gradient_checkpointing=checkpointing,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    make_tiny_model(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def policy(folder: Path) -> PackedPolicy:
+    return load(folder)
+
+
+def random_samples() -> list[Sample]:
+    random = np.random.default_rng(0)
+
+    def ids(n: int) -> list[int]:
+        return [int(i) for i in random.integers(1, VOCABULARY, n)]
+
+    prompts = [ids(5), ids(1), ids(9)]
+    return [sample(prompt, ids(n)) for prompt in prompts for n in (1, 4, 12, 4)]
+
+
+def run(policy: PackedPolicy, row: PackedRow) -> torch.Tensor:
+    allowed = attention_allowed(row.segments, row.parents)
+    arrays = (row.tokens, row.positions, allowed, row.logit_index, row.targets)
+    tensors = [torch.from_numpy(a) for a in arrays]
+    return policy(*(t.long() if t.dtype == torch.int32 else t for t in tensors))
+
+
+def price_alone(policy: PackedPolicy, one: Sample) -> torch.Tensor:
+    ids = torch.from_numpy(np.concatenate([one.prompt_tokens, one.tokens])).long()
+    with torch.no_grad():
+        logits = policy.model(input_ids=ids[None]).logits[0, :-1].float() / TEMPERATURE
+    logprobs = torch.log_softmax(logits, -1).gather(-1, ids[1:, None])[:, 0]
+    return logprobs[one.prompt_tokens.size - 1 :]
+
+
+@pytest.mark.parametrize("chunk", [1024, 7])
+def test_packed_logprobs_equal_those_of_each_sequence_alone(
+    policy: PackedPolicy, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(policy_model, "HEAD_CHUNK_TOKENS", chunk)
+    samples = random_samples()
+    alone = [price_alone(policy, s).numpy() for s in samples]
+    for budget in (500, 40):
+        for row in pack(samples, ranks=1, budget=budget)[0]:
+            found = run(policy, row).detach().numpy()
+            assert np.allclose(found, row.gather(alone), atol=1e-5)
+
+
+def test_changing_one_sequence_changes_no_other(policy: PackedPolicy) -> None:
+    samples = random_samples()
+    [[row]] = pack(samples, ranks=1, budget=500)
+    before = run(policy, row).detach().numpy()
+    changed = 6
+    samples[changed] = sample(samples[changed].prompt_tokens.tolist(), [3] * 12)
+    [[row]] = pack(samples, ranks=1, budget=500)
+    after = run(policy, row).detach().numpy()
+    owner = np.concatenate([[p.sequence] * p.trained.size for p in row.pieces])
+    assert np.array_equal(before[owner != changed], after[owner != changed])
+    assert not np.allclose(before[owner == changed], after[owner == changed])
+
+
+def test_the_gradient_is_the_same_in_chunks_and_with_checkpointing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [[row]] = pack(random_samples(), ranks=1, budget=500)
+
+    def gradients(policy: PackedPolicy) -> dict[str, torch.Tensor]:
+        run(policy, row).square().mean().backward()
+        return {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
+
+    plain = gradients(load(folder))
+    monkeypatch.setattr(policy_model, "HEAD_CHUNK_TOKENS", 7)
+    frugal = gradients(load(folder, checkpointing=True))
+    assert plain.keys() == frugal.keys()
+    for name, gradient in plain.items():
+        assert torch.allclose(gradient, frugal[name], atol=1e-6), name
+
+
+def test_only_the_last_layers_and_the_final_norm_get_gradients(folder: Path) -> None:
+    policy = load(folder, last_layers=1)
+    trained = {n for n, p in named_weights(policy.model) if p.requires_grad}
+    assert trained == {
+        n
+        for n, _ in named_weights(policy.model)
+        if n.startswith("model.layers.2.") or n == "model.norm.weight"
+    }
+    assert len(trained) > 5
+
+
+def test_a_tied_head_is_named_once(policy: PackedPolicy) -> None:
+    names = [n for n, _ in named_weights(policy.model)]
+    assert "model.embed_tokens.weight" in names
+    assert "lm_head.weight" not in names
+    assert len(names) == len(set(names))
+
+
+def test_a_missing_model_and_too_many_layers_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentUnfitError, match=str(tmp_path)):
+        load(tmp_path)
+    with pytest.raises(ConfigError, match="the model has 3 layers"):
+        load(folder, last_layers=4)
