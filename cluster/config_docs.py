@@ -53,6 +53,17 @@ class Table:
         """Dotted keys of this part."""
         return [_join(self.path, name) for name in self.model.model_fields]
 
+    @property
+    def derived(self) -> dict[str, str]:
+        """Dotted name → docstring of what follows from the keys: public properties and methods."""
+        members = {
+            name: member
+            for name, member in vars(self.model).items()
+            if not name.startswith("_")
+            and (isinstance(member, property) or inspect.isfunction(member))
+        }
+        return {_join(self.path, name): _doc(member) for name, member in members.items()}
+
 
 def tables() -> list[Table]:
     """All parts of the tree, each followed by those below it."""
@@ -104,18 +115,10 @@ def _render(table: Table) -> str:
         meaning = _prose(node.get("description") or _pointed_description(node, schema))
         cells = (f"`{name}`", _type(node), default, meaning)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    derived = [f"`{_join(table.path, name)}`: {text}" for name, text in _derived(table.model)]
-    if derived:
-        lines += ["", "Derived, not to be set:", "", *(f"- {line}" for line in derived)]
+    if derived := table.derived:
+        lines += ["", "Derived, not to be set:", ""]
+        lines += [f"- `{name}`: {text}" for name, text in derived.items()]
     return "\n".join([*lines, ""])
-
-
-def _derived(model: type[Model]) -> Iterator[tuple[str, str]]:
-    """Public properties and methods that a part defines itself, with their docstrings."""
-    for name, member in vars(model).items():
-        is_public = isinstance(member, property) or inspect.isfunction(member)
-        if is_public and not name.startswith("_"):
-            yield name, _doc(member)
 
 
 def _type(node: Schema) -> str:

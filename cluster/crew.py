@@ -35,7 +35,7 @@ class Crew:
         self._fence = fence
         self._stack = ExitStack()
         self.weights = WeightStore(fence)
-        self.owner = spawn(build_store_owner, {}, placement_of("store", config))
+        self.owner = spawn("store", build_store_owner, {}, placement_of("store", config))
         self.learners = LearnerGroup(config, self.owner)
         self._stack.callback(self.learners.close)
         self.rollout = self._fleet(
@@ -168,7 +168,9 @@ class Crew:
         where = placement_of(placement or name, self._config)
         fleet = Fleet(
             name,
-            lambda actor: spawn(build, {"name": actor, **arguments}, where, owner=self.owner),
+            lambda actor: spawn(
+                actor, build, {"name": actor, **arguments}, where, owner=self.owner
+            ),
             size=size,
             start_deadline_s=start_deadline_s or self._config.placement.start_deadline_s,
         )

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 from cluster.checks import preflight
 from cluster.coordinator import Coordinator
@@ -37,7 +39,7 @@ from cluster.terminal import Terminal
 from curricula.prompts import PromptOrder, load_prompts
 from learners.checkpoints import newest_valid
 from safeladder.config import Config
-from safeladder.errors import NotResumableError
+from safeladder.errors import NotResumableError, PreemptedError
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +99,11 @@ class Run:
         self._results = Results(config, directory, self._held_out)
 
     def execute(self) -> int:
-        """All stages."""
+        """All stages. SIGTERM ends them in order and raises ``PreemptedError``."""
         self._write_status("starting")
         with ExitStack() as stack:
+            previous = signal.signal(signal.SIGTERM, _preempt)
+            stack.callback(signal.signal, signal.SIGTERM, previous)
             stack.callback(self._terminal.close)
             footprint = Footprint()
             footprint.start()
@@ -216,3 +220,7 @@ class Run:
                 exit_code=exit_code,
             )
         )
+
+
+def _preempt(*_: object) -> NoReturn:
+    raise PreemptedError("told to stop by SIGTERM; go on by `safeladder resume`")

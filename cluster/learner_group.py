@@ -52,7 +52,13 @@ class LearnerGroup:
         self._config = config
         placement = placement_of("learner", config)
         self._ranks = [
-            spawn(build_learner, {"rank": rank, "config": config}, placement, owner=owner)
+            spawn(
+                f"learner-{rank}",
+                build_learner,
+                {"rank": rank, "config": config},
+                placement,
+                owner=owner,
+            )
             for rank in range(config.learner.ranks)
         ]
         self._operations: deque[_Operation] = deque()

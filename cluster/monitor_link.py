@@ -30,7 +30,7 @@ class MonitorLink:
         arguments = {"run_dir": run_dir, "config": config, "verifiers": dict(verifiers)}
         self._fleet = Fleet(
             "monitor",
-            lambda _name: spawn(build_monitor, arguments, placement),
+            lambda name: spawn(name, build_monitor, arguments, placement),
             size=1,
             start_deadline_s=config.placement.start_deadline_s,
         )

@@ -113,6 +113,7 @@ def build_store_owner() -> StoreOwner:
 
 
 def spawn(
+    name: str,
     build: BuildRole,
     arguments: Mapping[str, Any],
     placement: Placement,
@@ -120,6 +121,8 @@ def spawn(
     owner: Any = None,
 ) -> Any:
     """Start an actor around the role that ``build`` makes; returns its handle at once.
+
+    Its process carries ``name``: ``ps`` and the Ray dashboard show ``ray::rollout-0``.
 
     Ray restarts nothing by itself: a replacement is a new actor with a new name, so that a zombie
     of the old one can never be mistaken for it.
@@ -132,7 +135,7 @@ def spawn(
         "max_concurrency": 1000,
         "runtime_env": {"env_vars": dict(placement.env)},
     }
-    actor_class = ray.remote(RoleHost).options(**options)
+    actor_class = ray.remote(type(name, (RoleHost,), {})).options(**options)
     return actor_class.remote(build, dict(arguments), owner, placement.cores)
 
 

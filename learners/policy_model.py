@@ -53,7 +53,7 @@ class PackedPolicy(nn.Module):
         return torch.cat([checkpoint(self._head, *chunk, use_reentrant=False) for chunk in chunks])
 
     def _head(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self.model.get_output_embeddings()(hidden).float() / self.temperature
+        logits = self.model.get_output_embeddings()(hidden).float().div_(self.temperature)
         return torch.log_softmax(logits, dim=-1).gather(-1, targets[:, None]).squeeze(-1)
 
 

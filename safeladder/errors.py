@@ -11,7 +11,8 @@
     ├── DivergedError            5   training stopped by a guard
     ├── NotResumableError        6   no checkpoint that verifies
     │   └── ChecksumError        6   bytes that differ from their manifest
-    └── FencedError             75   a newer driver owns this run
+    ├── FencedError             75   a newer driver owns this run
+    └── PreemptedError          75   told to stop from outside; safe to resume
 
 A failure inside a rollout or a verifier is not an exception but data: see
 ``records.GenerationFailure`` and ``records.Verdict``.
@@ -72,5 +73,11 @@ class ChecksumError(NotResumableError):
 
 class FencedError(SafeladderError):
     """A write was refused because a newer driver owns the run (its fence is higher)."""
+
+    exit_code = 75
+
+
+class PreemptedError(SafeladderError):
+    """The process was told to stop (SIGTERM); the run can be resumed."""
 
     exit_code = 75

