@@ -107,17 +107,6 @@ class LearnerGroup:
                 self._operations.clear()
         return events
 
-    def wait(self, context: Any) -> Any:
-        """Wait for the operation with this context, for the stages before and after the loop.
-        Raises ``RuntimeError`` when the group is lost."""
-        while True:
-            for event in self.poll():
-                if isinstance(event, LearnerLost):
-                    raise LearnerGroupError(event)
-                if event.context == context:
-                    return event.value
-            time.sleep(0.05)
-
     def close(self) -> None:
         """End all ranks at once."""
         for rank in self._ranks:
@@ -146,11 +135,3 @@ class LearnerGroup:
                 )
             return None
         return LearnerReply(context=operation.context, value=values[0])
-
-
-class LearnerGroupError(RuntimeError):
-    """The learner group was lost while the driver waited for it."""
-
-    def __init__(self, event: LearnerLost) -> None:
-        super().__init__(event.reason)
-        self.exit_code = event.exit_code

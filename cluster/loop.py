@@ -281,8 +281,6 @@ class Loop:
             self._events.append(StepCommitted(value))
             if self._is_checkpoint_due(value.step):
                 self._save(value.step)
-        elif isinstance(context, Train):
-            self._events += [PayloadLost(key, attempt) for key, attempt in value.lost]
         elif isinstance(context, Publish):
             manifest, payload = value
             self._weights.commit(PublishedWeights(manifest=manifest, payload=payload))

@@ -1,4 +1,5 @@
-"""Where a role runs: environment, cores, resources. The only module that touches the environment.
+"""Where a role runs: environment, cores, resources. No other module sets variables
+of the driver or its children.
 
 Two settings decide whether roles can share a small machine: one compute thread in every actor, and
 actors pinned to cores, so that a spinning engine cannot push the learner aside.
@@ -6,10 +7,8 @@ actors pinned to cores, so that a spinning engine cannot push the learner aside.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,6 @@ from safeladder.config import Config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """Folder that holds the rooms; children find them through ``PYTHONPATH``."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +113,3 @@ def child_environment(**extra: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         **extra,
     }
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, however it ends (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

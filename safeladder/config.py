@@ -101,7 +101,7 @@ class RolloutConfig(Section):
     temperature: PositiveFloat = 1.0
     """Used by the engine and by the learner alike."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling; below 1 the behaviour log-probs belong to the cut distribution."""
+    """Nucleus sampling; below 1 the behavior log-probs belong to the cut distribution."""
     max_concurrent_groups: PositiveInt = 8
     """Leases that one engine holds at a time."""
     group_deadline_s: PositiveFloat = 600.0
@@ -178,8 +178,8 @@ class ReferenceConfig(Section):
     """The frozen policy and its KL term."""
 
     kl_coefficient: NonNegativeFloat = 0.0
-    """Weight of the KL to the frozen base policy in the loss; 0 starts no reference actor unless
-    ``always`` is set."""
+    """Weight of the KL to the frozen policy that RL started from; 0 starts no reference actor
+    unless ``always`` is set."""
     always: bool = False
     """Compute reference log-probs for the KL metric even with coefficient 0."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
@@ -207,7 +207,7 @@ class ObjectiveConfig(Section):
     clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Half width of the trust region of the ratio."""
     drift_coefficient: NonNegativeFloat = 0.01
-    """Weight alpha of the pull towards the behaviour policy; 0 turns it off."""
+    """Weight alpha of the pull towards the behavior policy; 0 turns it off."""
     drift_cap: PositiveFloat = 2.0
     """Cap c on (ratio - 1) in the drift gradient."""
     group_weight: Literal["equal", "std", "clip_filter"] = "std"
