@@ -8,6 +8,8 @@ names the thing and the way out. Whether the run directory is free is ``run_dire
 from __future__ import annotations
 
 import asyncio
+import difflib
+import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -29,7 +31,7 @@ from safeladder.ports import Verifier
 from safeladder.records import Prompt, ScoreRequest, Verdict, VerdictStatus
 
 REACH_DEADLINE_S = 10.0
-"""Longest wait for a verifier service to answer at start."""
+"""Longest wait for a verifier service or a Ray cluster to answer at start."""
 SAMPLES = 3
 SAMPLE_RESPONSE = "This is a sample response."
 CPU_FLAGS = {
@@ -54,14 +56,68 @@ def preflight(config: Config) -> None:
     Raises ``ConfigError``, ``DataError``, ``EnvironmentUnfitError`` or
     ``VerifierUnavailableError``.
     """
+    check_routes(config)
     model = read_model_folder(config.model.path)
+    check_layers(config, model)
     check_dtype(config, processor_flags())
+    check_cluster(config)
     check_gpus(config)
     check_data(config)
     for principle, settings in config.principles.items():
         check_verifier(principle, settings)
     asyncio.run(check_services(config))
     require_free_disk(config.run.directory, required_disk_bytes(config, model))
+
+
+def check_routes(config: Config) -> None:
+    """Refuse a route that nobody judges, and a principle that judges no route: a misspelled name
+    would otherwise be a new principle without effect. Raises ``ConfigError``."""
+    for route, weights in config.routes.items():
+        if not weights:
+            raise ConfigError(
+                f"routes.{route} names no principle; give it one, such as "
+                f"{{{next(iter(config.principles), 'safety')}: 1.0}}"
+            )
+    used = {principle for weights in config.routes.values() for principle in weights}
+    for principle in config.principles:
+        if principle not in used:
+            close = difflib.get_close_matches(principle, used, n=1)
+            hint = f"did you mean {close[0]}?" if close else "add it to a route or take it away"
+            raise ConfigError(f"principles.{principle} is in no route, so it does nothing; {hint}")
+
+
+def check_layers(config: Config, model: ModelFolder) -> None:
+    """Refuse to train more layers than the model has. Raises ``ConfigError``."""
+    wanted, there = config.learner.train_last_layers, len(model.parameters_by_layer)
+    if wanted is not None and 0 < there < wanted:
+        raise ConfigError(
+            f"learner.train_last_layers {wanted}: the model has {there} layers; give at most that, "
+            "or null to train everything"
+        )
+
+
+def check_cluster(config: Config) -> None:
+    """Refuse the address of a Ray cluster that does not answer; Ray itself would try for minutes.
+
+    Raises ``ConfigError`` or ``EnvironmentUnfitError``.
+    """
+    address = config.placement.address or job_address()
+    if address is None or address == "auto":
+        return
+    key = "placement.address" if config.placement.address else "RAY_ADDRESS"
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise ConfigError(
+            f"{key} {address!r} is no host:port of a Ray head, such as 10.0.0.1:6379; correct it, "
+            "or leave it out for a local Ray"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_DEADLINE_S).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentUnfitError(
+            f"{key}: no Ray cluster answers at {address} ({error}); start one, correct the "
+            "address, or leave it out for a local Ray"
+        ) from None
 
 
 def check_dtype(config: Config, flags: Collection[str]) -> None:
@@ -97,7 +153,9 @@ def check_gpus(config: Config) -> None:
 
 
 def check_data(config: Config) -> list[Prompt]:
-    """Read every data file; returns the training prompts."""
+    """Read every data file; returns the training prompts, at least one."""
+    if not config.data.train:
+        raise ConfigError("data.train names no file; list the prompt files to train on")
     prompts = load_prompts(config.data.train, config.routes, config.model.system_prompt)
     load_prompts(config.data.held_out, config.routes, config.model.system_prompt)
     for path in config.sft.data if config.sft else ():

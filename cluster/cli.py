@@ -208,10 +208,15 @@ def _run(run: Callable[[], int], debug: bool) -> NoReturn:
 @contextmanager
 def _recorded(run_dir: Path, *, take_over: bool) -> Iterator[None]:
     """Whatever ends the body early goes into ``status.json``, if there is a run and it is ours."""
-    from cluster.run_directory import RunDirectory
+    from cluster.run_directory import FULL, RunDirectory, disk_is_full
 
     try:
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise disk_is_full(run_dir, error) from error
     except BaseException as error:
         if (run := RunDirectory(run_dir)).config_file.is_file():
             run.record_failure(error, take_over=take_over)

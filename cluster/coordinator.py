@@ -291,15 +291,13 @@ class Coordinator:
 
     def _train(self, now_s: float) -> None:
         """Order the next step if its groups are there. After a lost payload some of them may be
-        ADMITTED already."""
+        ADMITTED already. At bound 0, as in deterministic mode, only the groups of one step live at
+        a time: a step then has the first ones that are not dropped, whatever finished first."""
         is_busy = self._learner.running_step is not None or self._is_trained
         missing = self._config.schedule.groups_per_step - self._groups.counts[GroupState.ADMITTED]
         if is_busy or self._scores.pause_reason or self._groups.num_scored < missing:
             return
         ready = self._fresh(self._groups.scored)
-        if self._config.run.deterministic:
-            first = self._groups.first_unresolved()
-            ready = [group for group in ready if first is None or group.key < first]
         if len(ready) < missing:
             return
         step = self._learner.start_step(now_s)

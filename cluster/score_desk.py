@@ -114,7 +114,7 @@ class ScoreDesk:
     def take_reference(self, event: ReferenceReady) -> bool:
         """False if the answer is late."""
         call = CallId(event.key, event.attempt, event.call)
-        group = self._find_reference(call)
+        group = self._groups.find(call.key, call.attempt)
         if not self._references.settle(call) or group is None:
             return False
         group.reference = event.payload
@@ -160,16 +160,12 @@ class ScoreDesk:
         self._verifiers[scores.principle].ask(call)
 
     def _find(self, principle: str, call: CallId) -> tuple[Group, PrincipleScores] | None:
-        """The group and its scores, if this is the newest call of the attempt in force."""
+        """The group and its scores, if this attempt is in force. A call that is out is always the
+        newest one: the next is asked for only when it is settled."""
         group = self._groups.find(call.key, call.attempt)
         if group is None or group.scores is None:
             return None
-        scores = group.scores.principles.get(principle)
-        return (group, scores) if scores is not None and scores.call == call.call else None
-
-    def _find_reference(self, call: CallId) -> Group | None:
-        group = self._groups.find(call.key, call.attempt)
-        return group if group is not None and group.reference_call == call.call else None
+        return group, group.scores.principles[principle]
 
     def _lose_calls(self, fleet: str, calls: list[CallId]) -> None:
         for call in calls:
@@ -188,7 +184,7 @@ class ScoreDesk:
         return True
 
     def _lose_reference_call(self, call: CallId) -> bool:
-        group = self._find_reference(call)
+        group = self._groups.find(call.key, call.attempt)
         if group is None:
             return False
         if call.call >= self._config.rollout.max_attempts:

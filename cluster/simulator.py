@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.coordinator import Coordinator
-from cluster.coordinator_status import CoordinatorStatus
 from cluster.groups import PromptSource
 from cluster.ledger import Ledger
 from cluster.protocol import Command, Fail, Finish, Tick
@@ -84,19 +83,16 @@ class _Shell:
         last: Command | None = None
         while last is None and timetable.now_s < horizon_s:
             last = self._turn()
-        witness = self._roles.witness
-        violations = list(witness.violations)
-        if last is None:
-            waits = "; ".join(self._coordinator.status().waits)
-            violations.append(f"no end within {horizon_s:.0f} virtual seconds: {waits}")
+        witness, schedule = self._roles.witness, self._config.schedule
         if isinstance(last, Finish):
             num_dropped = sum(self._ledger.dropped().values())
             witness.check_end(self._config.run.steps, self._ledger.trained_groups(), num_dropped)
-            violations = list(witness.violations)
-        schedule = self._config.schedule
-        violations += self._ledger.audit(
+        violations = witness.violations + self._ledger.audit(
             groups_per_step=schedule.groups_per_step, max_staleness=schedule.max_staleness
         )
+        if last is None:
+            waits = "; ".join(self._coordinator.status().waits)
+            violations.append(f"no end within {horizon_s:.0f} virtual seconds: {waits}")
         return self._report(last, violations)
 
     def _start_driver(self) -> Coordinator:
@@ -142,7 +138,6 @@ class _Shell:
         self._coordinator = self._start_driver()
 
     def _report(self, last: Command | None, violations: Sequence[str]) -> SimulationReport:
-        status: CoordinatorStatus = self._coordinator.status()
         return SimulationReport(
             seed=self._seed,
             faults=self._faults,
@@ -153,6 +148,6 @@ class _Shell:
             num_driver_deaths=self._num_deaths,
             dropped={reason.value: count for reason, count in self._ledger.dropped().items()},
             trained_by_staleness=dict(self._roles.witness.staleness),
-            late_results=status.late_results,
+            late_results=self._coordinator.status().late_results,
             violations=tuple(violations),
         )

@@ -40,6 +40,13 @@ _FLOAT = re.compile(
 
 _SECRET = re.compile(r"(?:api_?key|secret|password|token)$", re.IGNORECASE)
 
+_WANTED = {
+    "model_type": "wants `key: value` lines",
+    "dict_type": "wants `key: value` lines",
+    "tuple_type": "wants a list, such as [a, b]",
+    "string_pattern_mismatch": "wants a name of letters, digits and . _ - (at most 100)",
+}
+"""pydantic's kind of problem → clearer words than its own."""
 
 _PLAIN_WORDS = {
     **{first: [(_TAG + "null", re.compile(r"(?:~|null|Null|NULL)$"))] for first in "~nN"},
@@ -94,6 +101,11 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     tree: Tree = {}
     for path in paths:
         tree = _merge(tree, _read(path))
+    if not tree:
+        names = ", ".join(map(str, paths))
+        raise ConfigError(
+            f"{names}: holds no key; a config starts with `run: {{name: …, steps: …}}`"
+        )
     tree = _merge(tree, _overlay(overrides))
     try:
         return Config.model_validate(tree)
@@ -136,9 +148,12 @@ def _read(path: Path) -> Tree:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a text file ({error})") from None
+        hint = "" if path.suffix else f"; an override is written {path}=value"
+        raise ConfigError(f"{path}: there is no such config file{hint}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is no text file in UTF-8; name a YAML file") from None
     tree = _parse(text, str(path))
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(f"{path}:1: holds a {type(tree).__name__}, not `key: value` lines")
@@ -200,8 +215,12 @@ def _sentence(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
-    return f"{dotted}: {message[0].lower()}{message[1:]}, not {shown}"
+    wanted = _WANTED.get(detail["type"], f"{message[0].lower()}{message[1:]}")
+    return f"{dotted}: {wanted}, not {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
 
 
 def _masked(value: Any) -> Any:

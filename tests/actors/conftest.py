@@ -25,6 +25,7 @@ from safeladder.records import (
 from safeladder.tensors import checksum
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
+
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("tiny-model"))

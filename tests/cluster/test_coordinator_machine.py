@@ -269,8 +269,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
 
 CoordinatorMachine.TestCase.settings = settings(
-    max_examples=25,
-    stateful_step_count=60,
+    max_examples=15,
+    stateful_step_count=50,
     deadline=None,
     derandomize=True,
     database=None,

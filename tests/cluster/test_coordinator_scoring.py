@@ -376,6 +376,19 @@ def test_a_call_of_a_dropped_group_keeps_its_slot_until_it_is_answered() -> None
     assert keys(play.take(Score)) == [1]
 
 
+def test_a_call_that_still_waits_is_not_made_when_its_group_is_dropped() -> None:
+    config = config_with("drop_group")
+    play = Play(config, start=False)
+    play.join_engine("rollout-0", version=0)
+    play.send(ActorJoined(SAFETY, "v-0", 1))
+    play.tick()
+    play.generate(play.take(GrantLease)[0])
+    (safety,) = play.take(Score)
+    play.judge(safety, [TIMEOUT, 0.0, 1.0])
+    play.send(ActorJoined(verifier_fleet("format"), "f-0", 1))
+    assert play.take(Score) == []
+
+
 def test_a_lost_reference_actor_is_replaced_and_its_calls_are_made_again() -> None:
     play, _ = judged(config_with(reference={"always": True}))
     play.send(ActorLost(REFERENCE, "reference-0"))

@@ -119,7 +119,7 @@ def test_a_verifier_that_is_never_valid_fails_the_run_in_bounded_time() -> None:
 
 
 def broken_runs() -> list[SimulationReport]:
-    return [run_schedule(seed) for seed in range(12)]
+    return [run_schedule(seed) for seed in range(3)]
 
 
 def violations(reports: list[SimulationReport]) -> str:
@@ -160,4 +160,4 @@ def test_the_witness_sees_groups_that_are_forgotten(monkeypatch: pytest.MonkeyPa
 def test_an_end_that_does_not_come_is_a_violation() -> None:
     report = simulate(make_config(), Prompts(), Faults(), 1, horizon_s=20)
     assert not report.finished
-    assert "no end within 20 virtual seconds" in report.violations[0]
+    assert "no end within 20 virtual seconds" in report.violations[-1]
