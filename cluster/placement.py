@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.reaper import VARIABLE
 from safeladder.config import Config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,8 +42,7 @@ def placement_of(fleet: str, config: Config) -> Placement:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
-    is_training = fleet in ("learner", "reference")
-    cores = config.placement.learner_cores if is_training else config.placement.rollout_cores
+    cores = config.placement.learner_cores if fleet == "learner" else config.placement.rollout_cores
     if fleet == "rollout":
         return Placement(
             num_cpus=config.rollout.num_cpus, num_gpus=config.rollout.num_gpus, cores=cores, env=env
@@ -97,6 +97,12 @@ def prepare_ray(config: Config) -> None:
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def mark_children() -> str:
+    """Give the processes that this one will start a mark by which ``reaper`` knows them."""
+    os.environ[VARIABLE] = mark = secrets.token_hex(16)
+    return mark
 
 
 def job_address() -> str | None:

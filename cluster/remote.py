@@ -19,7 +19,16 @@ from typing import Any
 
 import ray
 
-from cluster.placement import REPOSITORY, Placement, job_address, local_cpus, pin
+from cluster.placement import (
+    REPOSITORY,
+    Placement,
+    child_environment,
+    job_address,
+    local_cpus,
+    mark_children,
+    pin,
+)
+from cluster.reaper import reaper
 from safeladder.config import Config
 from safeladder.errors import EnvironmentUnfitError, PreemptedError, SafeladderError
 
@@ -185,6 +194,7 @@ def session(config: Config) -> Iterator[None]:
         if address is None:
             temp = tempfile.mkdtemp(prefix="sl-ray-")
             stack.callback(shutil.rmtree, temp, ignore_errors=True)
+            stack.enter_context(reaper(mark_children(), child_environment()))
             common |= {
                 "num_cpus": local_cpus(config),
                 "object_store_memory": int(config.placement.object_store_gib * 2**30),

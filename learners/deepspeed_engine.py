@@ -86,9 +86,11 @@ class DeepspeedEngine:
         master_port: int,
     ) -> None:
         """*Collective.* Joins the process group and shards the policy; AdamW starts at zero."""
-        extensions_dir()
         import deepspeed
 
+        # Only tensor-parallel inference calls this operator. It takes minutes to compile where it
+        # is missing, and each start would leave 66 MiB of it in /dev/shm for good.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         cuda = torch.cuda.is_available()
         local = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_SIZE": world_size,
                  "MASTER_ADDR": master_address, "MASTER_PORT": master_port}  # fmt: skip

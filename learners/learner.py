@@ -179,9 +179,9 @@ class Learner:
         torch.set_num_threads(config.placement.threads_per_actor)
         torch.use_deterministic_algorithms(config.run.deterministic)
         torch.manual_seed(config.run.seed)
-        self._model_path = resume_from or model_path
+        self._model_path = model_path  # a checkpoint may be retired while the run goes on
         policy = load_policy(
-            self._model_path,
+            resume_from or model_path,
             dtype=getattr(torch, config.model.dtype),
             temperature=config.rollout.temperature,
             train_last_layers=learner.train_last_layers,

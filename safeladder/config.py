@@ -321,9 +321,9 @@ class PlacementConfig(Section):
     address: str | None = None
     """Ray address; null starts a local Ray that ends with the run."""
     rollout_cores: tuple[NonNegativeInt, ...] = ()
-    """CPU cores of rollout and verifier actors; empty leaves it to the system."""
+    """CPU cores of rollout, reference and verifier actors; empty leaves it to the system."""
     learner_cores: tuple[NonNegativeInt, ...] = ()
-    """CPU cores of learner and reference actors."""
+    """CPU cores of the learner."""
     threads_per_actor: PositiveInt = 1
     """OMP_NUM_THREADS of every actor."""
     object_store_gib: PositiveFloat = 2.0

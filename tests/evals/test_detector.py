@@ -35,6 +35,14 @@ def test_each_label_has_enough_rows_and_no_row_occurs_twice() -> None:
     assert len(set(pairs)) == len(pairs)
 
 
+def test_no_labelled_prompt_is_a_heldout_one() -> None:
+    heldout = Path(__file__).parents[2] / "demo" / "data" / "heldout.jsonl"
+    lines = heldout.read_text(encoding="utf-8").splitlines()
+    asked = {json.loads(line)["prompt"].lower() for line in lines}
+    prompts, _, _ = read_labelled(LABELLED_RESPONSES)
+    assert asked.isdisjoint(prompt.lower() for prompt in prompts)
+
+
 @pytest.mark.parametrize(
     "response",
     [

@@ -3,6 +3,7 @@ their parent is by now."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -66,8 +67,19 @@ def command(*words: str, within: tuple[str, ...] = ()) -> Iterator[Command]:
         for stream in (started.process.stdout, started.process.stderr):
             assert stream is not None
             stream.close()
-        for process in marked(started.mark):
+        end(started.mark)
+
+
+def end(mark: str) -> None:
+    """End all processes with this mark: politely, then at once."""
+    for process in marked(mark):
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(marked(mark), timeout=5)
+    for process in [*alive, *marked(mark)]:
+        with contextlib.suppress(psutil.Error):
             process.kill()
+    psutil.wait_procs(alive, timeout=5)
 
 
 def marked(mark: str) -> list[psutil.Process]:

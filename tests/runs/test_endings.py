@@ -45,28 +45,25 @@ def test_verifiers_that_raise_hang_or_leave_the_range_cost_their_samples_alone(
         steps=3,
         overrides={
             "principles": {
-                "raising": {
+                "normal": {
                     "verifier": FAULTY,
                     "options": {"fault": "raises", "every": 4, "indexes": [1]},
                     "on_invalid": "drop_sample",
                 },
-                "hanging": {
+                "rule": {
                     "verifier": FAULTY,
                     "options": {"fault": "hangs", "every": 4, "ordinals": [2]},
                     "timeout_s": 1.0,
                     "on_invalid": "retry",
                     "max_retries": 1,
                 },
-                "wild": {
+                "stop": {
                     "verifier": FAULTY,
                     "options": {"fault": "out_of_range", "every": 4, "ordinals": [3]},
                     "on_invalid": "drop_group",
                 },
             },
-            "routes": {
-                route: {"raising": 1.0, "hanging": 1.0, "wild": 1.0}
-                for route in ("normal", "knowledge_rule")
-            },
+            "routes": {"normal": {"rule": 1.0}, "knowledge_rule": {"normal": 1.0}},
         },
     )
     with command("train", str(config)) as driver:
@@ -77,7 +74,7 @@ def test_verifiers_that_raise_hang_or_leave_the_range_cost_their_samples_alone(
     verdicts = [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
     invalid = [v for v in verdicts if v["status"] == "invalid"]
     assert {(v["principle"], v["cause"]) for v in invalid} == {
-        ("raising", "error"), ("hanging", "timeout"), ("wild", "out_of_range"),
+        ("normal", "error"), ("rule", "timeout"), ("stop", "out_of_range"),
     }  # fmt: skip
     assert {v["score"] for v in invalid} == {None}
     trained = trained_groups(run)
