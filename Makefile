@@ -40,7 +40,8 @@ bench: setup  ## the benchmarks of this machine, each with its bar
 	$(PYTHON) -m benchmarks.async_vs_sync
 
 nightly: setup  ## everything: lint, all tests, demo, benchmarks
-	$(MAKE) lint && $(PYTHON) -m pytest -m "not gpu" && $(MAKE) demo bench
+	$(MAKE) lint && $(PYTHON) -m pytest -m "not gpu"
+	$(PYTHON) -m demo --strict && $(MAKE) bench
 
 proto: setup  ## regenerate the gRPC stubs
 	scripts/proto.sh

@@ -20,6 +20,7 @@ from cluster.placement import job_address
 from cluster.roles import local_or_remote
 from cluster.run_directory import require_free_disk
 from curricula.prompts import load_prompts, read_rows
+from learners.preconditions import require_trainable
 from safeladder.config import Config, PrincipleConfig
 from safeladder.errors import (
     ConfigError,
@@ -60,6 +61,7 @@ def preflight(config: Config) -> None:
     model = read_model_folder(config.model.path)
     check_layers(config, model)
     check_dtype(config, processor_flags())
+    require_trainable(config)
     check_cluster(config)
     check_gpus(config)
     check_data(config)

@@ -1,8 +1,9 @@
 """``make demo``: the main job on two cores, from a model in a package to a table before and after.
 
 Converts the model once, frees the name of the last demo run, trains by ``configs/demo.yaml``
-(further config files and ``key=value`` overrides may follow on the command line), and ends with
-code 1 if the run does not keep what the README promises of it.
+(further config files and ``key=value`` overrides may follow on the command line), and says whether
+the run kept what the README promises of it. With ``--strict`` a promise that is not kept is exit
+code 1.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ CONFIG = Path("configs/demo.yaml")
 
 def main(arguments: Sequence[str]) -> int:
     """Run the demo; returns the exit code."""
-    overlays = [Path(argument) for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
+    words = [argument for argument in arguments if argument != "--strict"]
+    overlays = [Path(word) for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
     config = load_config([CONFIG, *overlays], overrides)
     if not config.model.path.exists():
         print(
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"not kept: {failure}", flush=True)
     if not failures:
         print("kept: safe rate up by 20 points or more, helpful rate not down by more than 3")
-    return 1 if failures else 0
+    return 1 if failures and "--strict" in arguments else 0
 
 
 if __name__ == "__main__":

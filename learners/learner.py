@@ -35,11 +35,12 @@ from learners.checkpoints import (
 from learners.deepspeed_engine import DeepspeedEngine, EngineSettings, NamedTensors
 from learners.policy_model import load_policy
 from learners.policy_update import update_policy
+from learners.preconditions import require_trainable
 from learners.publication import gather_version, raw_bytes
 from learners.safetensors_stream import SafetensorsStream, Slot
 from learners.supervised import SftRow, train_supervised
 from safeladder.config import Config, SftConfig
-from safeladder.errors import ConfigError, FencedError
+from safeladder.errors import FencedError
 from safeladder.ports import PayloadStore
 from safeladder.records import StepReport, TrainingSample, TrainOrder, WeightManifest
 
@@ -61,21 +62,7 @@ class Learner:
     order; an exception on one rank ends the group, and the run restarts from a checkpoint."""
 
     def __init__(self, rank: int, world_size: int, config: Config, store: PayloadStore) -> None:
-        learner, context = config.learner, config.rollout.max_model_tokens
-        if context > learner.micro_batch_tokens:
-            raise ConfigError(
-                f"learner.micro_batch_tokens is {learner.micro_batch_tokens}, but one sample may "
-                f"have {context} tokens (rollout.max_prompt_tokens + rollout.max_new_tokens)"
-            )
-        if config.model.dtype == "float16":
-            raise ConfigError(
-                "model.dtype float16 needs loss scaling, which skips steps: use bfloat16 or float32"
-            )
-        if config.model.dtype != "float32" and learner.zero_stage == 0:
-            raise ConfigError(
-                "learner.zero_stage 0 keeps no float32 masters: use 1, 2 or 3 with "
-                f"model.dtype {config.model.dtype}"
-            )
+        require_trainable(config)
         self._rank, self._world_size = rank, world_size
         self._config, self._store = config, store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")

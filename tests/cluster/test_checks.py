@@ -197,6 +197,28 @@ def test_gpus_of_a_cluster_elsewhere_are_not_looked_for_here(tmp_path: Path) -> 
     check_gpus(build(tmp_path, rollout__num_gpus=8, placement__address="10.0.0.1:6379"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"routes__empty": {}}, r"routes\.empty names no principle"),
+        (
+            {"principles__exakt": {"verifier": f"{__name__}:EqualsReference"}},
+            r"principles\.exakt is in no route, so it does nothing; did you mean exact\?",
+        ),
+        ({"data__train": []}, r"data\.train names no file"),
+        ({"learner__train_last_layers": 4}, r"train_last_layers 4: the model has 3 layers"),
+        ({"learner__micro_batch_tokens": 10}, r"learner\.micro_batch_tokens is 10, but one sample"),
+        ({"placement__address": "head"}, r"placement\.address 'head' is no host:port"),
+        ({"placement__address": "http://head:8265"}, r"is no host:port of a Ray head"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused_before_the_start(
+    tmp_path: Path, model: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        preflight(build(tmp_path, **changes))
+
+
 def test_every_data_file_is_read_before_the_start(tmp_path: Path, model: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "route": "task"}\n{"question": "b", "route": "task"}\n')

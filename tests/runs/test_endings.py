@@ -29,6 +29,11 @@ def status_of(run: Path) -> Status:
     return status
 
 
+def shared_memory() -> set[str]:
+    """Names of DeepSpeed's segments; the system keeps one until somebody removes it."""
+    return {path.name for path in Path("/dev/shm").glob("deepspeed*")}
+
+
 def wait_for_step(run: Path, step: int, driver: Command) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not (run / "metrics.jsonl").exists() or max(metrics(run), default=0) < step:
@@ -66,10 +71,12 @@ def test_verifiers_that_raise_hang_or_leave_the_range_cost_their_samples_alone(
             "routes": {"normal": {"rule": 1.0}, "knowledge_rule": {"normal": 1.0}},
         },
     )
+    before = shared_memory()
     with command("train", str(config)) as driver:
         code, out, err = driver.finish(DEADLINE_S)
         assert code == 0, out + err
         assert driver.left() == []
+    assert shared_memory() <= before, "memory that no process holds any more"
     run = config.parent / "runs" / "faults"
     verdicts = [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
     invalid = [v for v in verdicts if v["status"] == "invalid"]

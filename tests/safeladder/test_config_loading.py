@@ -183,10 +183,10 @@ def test_a_file_that_is_no_mapping_is_refused_with_path_and_line(
 def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: there is no such config file"):
         load_config([tmp_path / "nowhere.yaml"])
-    with pytest.raises(ConfigError, match="cannot be read|is no text file"):
+    with pytest.raises(ConfigError, match=r"cannot be read|is no text file"):
         load_config([tmp_path])
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="cannot be read|is no text file"):
+    with pytest.raises(ConfigError, match=r"cannot be read|is no text file"):
         load_config([tmp_path / "binary.yaml"])
 
 
