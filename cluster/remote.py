@@ -206,7 +206,7 @@ def session(config: Config) -> Iterator[None]:
             ray.init(address=address or "local", **common)
         except SystemExit:
             raise PreemptedError("told to stop by SIGTERM while Ray was starting") from None
-        except Exception as error:  # noqa: BLE001 - what Ray raises for a slow start is an Exception
+        except Exception as error:
             raise EnvironmentUnfitError(f"Ray at {address or 'this machine'}: {error}") from error
         finally:
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in, which just exits
