@@ -22,6 +22,9 @@ SECRETS = ("WANDB_API_KEY", "RAY_ADDRESS")
 
 Tree = dict[str, Any]
 
+WHOLE_STEPS = 8
+"""Steps of ``whole_run``."""
+
 DETERMINISTIC: Tree = {
     "run": {"deterministic": True, "seed": 11},
     "rollout": {"group_size": 6, "max_new_tokens": 32},
@@ -110,7 +113,7 @@ def cluster(*arguments: str, timeout: float = 240) -> subprocess.CompletedProces
 def whole_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Folder of a deterministic run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    return finished(write_config(folder, tiny_model, "whole", 12, DETERMINISTIC))
+    return finished(write_config(folder, tiny_model, "whole", WHOLE_STEPS, DETERMINISTIC))
 
 
 def finished(config: Path) -> Path:

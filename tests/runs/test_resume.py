@@ -19,7 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from cluster.ledger import Ledger
 
-from .conftest import DETERMINISTIC, REPOSITORY, cluster, run_environment, train, write_config
+from .conftest import (
+    DETERMINISTIC,
+    REPOSITORY,
+    WHOLE_STEPS,
+    cluster,
+    run_environment,
+    train,
+    write_config,
+)
 from .readings import assert_same_batch, batch, metrics, trained_groups
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(600)]
@@ -98,7 +106,7 @@ def restarts(run: Path) -> int:
 def test_a_killed_run_goes_on_from_an_older_checkpoint_as_if_nothing_had_happened(
     tiny_model: Path, tmp_path: Path, whole_run: Path
 ) -> None:
-    run = kill_after_checkpoint(write_config(tmp_path, tiny_model, "cut", 12, DETERMINISTIC), 3)
+    run = kill_after_checkpoint(write_config(tmp_path, tiny_model, "cut", WHOLE_STEPS, DETERMINISTIC), 3)
     newest = newest_checkpoint(run)
     damaged = run / "checkpoints" / f"step-{newest}" / "model.safetensors"
     flip_a_byte(damaged)
@@ -107,15 +115,15 @@ def test_a_killed_run_goes_on_from_an_older_checkpoint_as_if_nothing_had_happene
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{damaged} differs from its SHA-256" in done.stderr
-    assert f"training: {12 - (newest - 1)} steps" in done.stdout
+    assert f"training: {WHOLE_STEPS - (newest - 1)} steps" in done.stdout
     rows, expected = metrics(run), metrics(whole_run)
-    assert sorted(rows) == list(range(1, 13))
+    assert sorted(rows) == list(range(1, WHOLE_STEPS + 1))
     for step in rows:
         assert losses(rows[step]) == losses(expected[step])
         assert_same_batch(run, whole_run, step)
-    assert_every_group_has_one_end(run, steps=12, groups_per_step=3)
+    assert_every_group_has_one_end(run, steps=WHOLE_STEPS, groups_per_step=3)
     assert restarts(run) > 0, "nothing was on its way when the driver died"
-    name = Path("checkpoints") / "step-12"
+    name = Path("checkpoints") / f"step-{WHOLE_STEPS}"
     same = [
         AutoModelForCausalLM.from_pretrained(one / name).state_dict() for one in (run, whole_run)
     ]
@@ -132,19 +140,19 @@ def test_an_asynchronous_run_is_resumed_without_a_group_lost_or_trained_twice(
     tiny_config: Callable[..., Path],
 ) -> None:
     overrides = {"reward": {"filter_zero_variance": True}, "rollout": {"max_new_tokens": 32}}
-    run = kill_after_checkpoint(tiny_config(name="async", steps=12, overrides=overrides), 2)
+    run = kill_after_checkpoint(tiny_config(name="async", steps=8, overrides=overrides), 2)
     checkpoint = newest_checkpoint(run)
 
     done = resume(run)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_every_group_has_one_end(run, steps=12, groups_per_step=4)
+    assert_every_group_has_one_end(run, steps=8, groups_per_step=4)
     assert restarts(run) > 0, "nothing was on its way when the driver died"
-    versions = [int(batch(run, step)[0]["token_versions"].max()) for step in range(1, 13)]
+    versions = [int(batch(run, step)[0]["token_versions"].max()) for step in range(1, 9)]
     staleness = [step - 1 - version for step, version in enumerate(versions, start=1)]
     assert set(staleness) <= {0, 1}
     assert versions[checkpoint] == checkpoint, "the first step after the resume has its weights"
-    assert metrics(run)[12]["rollout/version"] == 12
+    assert metrics(run)[8]["rollout/version"] == 8
 
 
 def test_a_run_without_a_sound_checkpoint_is_not_resumed(whole_run: Path, tmp_path: Path) -> None:
@@ -157,7 +165,7 @@ def test_a_run_without_a_sound_checkpoint_is_not_resumed(whole_run: Path, tmp_pa
 
     assert done.returncode == 6
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("safeladder: ")]
-    for step in (10, 11, 12):
+    for step in (WHOLE_STEPS - 2, WHOLE_STEPS - 1, WHOLE_STEPS):
         assert f"{run}/checkpoints/step-{step}/optimizer.safetensors differs" in sentence
 
 
