@@ -16,7 +16,7 @@ from cluster.run_directory import RunDirectory, Status
 from .leftovers import Command, command
 from .readings import batch, metrics, trained_groups
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 
 Write = Callable[..., Path]
 DEADLINE_S = 240.0

@@ -23,7 +23,7 @@ from .conftest import REPOSITORY, run_environment
 from .leftovers import MARK, end
 from .readings import metrics
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(500)]
 
 START_DEADLINE_S = 120.0
 JOB_DEADLINE_S = 300.0

@@ -98,6 +98,7 @@ def test_the_shipped_overlay_turns_the_demos_safety_into_a_judge() -> None:
     assert others.items() <= before.principles.items()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.engine
 @pytest.mark.timeout(400)

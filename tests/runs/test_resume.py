@@ -30,7 +30,7 @@ from .conftest import (
 )
 from .readings import assert_same_batch, batch, metrics, trained_groups
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
 DEADLINE_S = 240.0
 
