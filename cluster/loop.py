@@ -293,9 +293,10 @@ class Loop:
         if lost.exit_code != 1:  # one of our own errors: it says more than "a rank is gone"
             raise RunFailedError(lost.reason, lost.exit_code)
         log.error("learner lost: %s", lost.reason)
-        step = lost.context.order.step if isinstance(lost.context, Train) else -1
         self._telemetry.alert("learner", lost.reason)
-        self._events.append(StepLost(step))
+        if not isinstance(lost.context, Train):
+            raise RunFailedError(f"{lost.reason}; go on by `safeladder resume`", lost.exit_code)
+        self._events.append(StepLost(lost.context.order.step))
 
     def _give_up(self, fleet: str, reason: str) -> None:
         raise RunFailedError(f"no {fleet} actor is left and its restarts are spent: {reason}", 3)

@@ -106,7 +106,9 @@ def restarts(run: Path) -> int:
 def test_a_killed_run_goes_on_from_an_older_checkpoint_as_if_nothing_had_happened(
     tiny_model: Path, tmp_path: Path, whole_run: Path
 ) -> None:
-    run = kill_after_checkpoint(write_config(tmp_path, tiny_model, "cut", WHOLE_STEPS, DETERMINISTIC), 3)
+    run = kill_after_checkpoint(
+        write_config(tmp_path, tiny_model, "cut", WHOLE_STEPS, DETERMINISTIC), 3
+    )
     newest = newest_checkpoint(run)
     damaged = run / "checkpoints" / f"step-{newest}" / "model.safetensors"
     flip_a_byte(damaged)
