@@ -224,3 +224,34 @@ class Play:
 def keys(items: Sequence[GrantLease | Score | ScoreReference]) -> list[int]:
     """Ordinals of commands, in their order."""
     return [c.lease.key.ordinal if isinstance(c, GrantLease) else c.key.ordinal for c in items]
+
+
+def config_with(on_invalid: str = "retry", size: int = 3, **more: Any) -> Config:
+    """Two principles; ``on_invalid`` is the policy of ``safety``."""
+    judge = {"verifier": "a:B"}
+    return make_config(
+        principles={"safety": {**judge, "on_invalid": on_invalid}, "format": judge},
+        routes={"safety": {"safety": 1.0, "format": 0.5}},
+        rollout={"group_size": size, "max_concurrent_groups": 1},
+        schedule={"groups_per_step": 1, "max_staleness": 0},
+        **more,
+    )
+
+
+def generated(config: Config) -> tuple[Play, Score, Score]:
+    """One generated group, and its scores under safety and format."""
+    play = Play(config)
+    (grant,) = play.take(GrantLease)
+    play.generate(grant)
+    safety, form = play.take(Score)
+    assert (safety.principle, form.principle) == ("safety", "format")
+    return play, safety, form
+
+
+def judged(config: Config) -> tuple[Play, ScoreReference]:
+    """One group whose verdicts are final, and its reference call."""
+    play, safety, form = generated(config)
+    play.judge(safety, [0.0, 0.5, 1.0])
+    play.judge(form, [1.0, 1.0, 1.0])
+    (call,) = play.take(ScoreReference)
+    return play, call

@@ -1,5 +1,3 @@
-from typing import Any
-
 from cluster.protocol import (
     REFERENCE,
     ActorJoined,
@@ -11,43 +9,19 @@ from cluster.protocol import (
     Train,
     verifier_fleet,
 )
-from safeladder.config import Config
 from safeladder.records import InvalidCause
-from tests.cluster.coordinator_play import Judgement, Play, keys, make_config
+from tests.cluster.coordinator_play import (
+    Judgement,
+    Play,
+    config_with,
+    generated,
+    judged,
+    keys,
+    make_config,
+)
 
 TIMEOUT = InvalidCause.TIMEOUT
 SAFETY = verifier_fleet("safety")
-
-
-def config_with(on_invalid: str = "retry", size: int = 3, **more: Any) -> Config:
-    """Two principles; ``on_invalid`` is the policy of ``safety``."""
-    judge = {"verifier": "a:B"}
-    return make_config(
-        principles={"safety": {**judge, "on_invalid": on_invalid}, "format": judge},
-        routes={"safety": {"safety": 1.0, "format": 0.5}},
-        rollout={"group_size": size, "max_concurrent_groups": 1},
-        schedule={"groups_per_step": 1, "max_staleness": 0},
-        **more,
-    )
-
-
-def generated(config: Config) -> tuple[Play, Score, Score]:
-    """One generated group, and its scores under safety and format."""
-    play = Play(config)
-    (grant,) = play.take(GrantLease)
-    play.generate(grant)
-    safety, form = play.take(Score)
-    assert (safety.principle, form.principle) == ("safety", "format")
-    return play, safety, form
-
-
-def judged(config: Config) -> tuple[Play, ScoreReference]:
-    """One group whose verdicts are final, and its reference call."""
-    play, safety, form = generated(config)
-    play.judge(safety, [0.0, 0.5, 1.0])
-    play.judge(form, [1.0, 1.0, 1.0])
-    (call,) = play.take(ScoreReference)
-    return play, call
 
 
 def many(num_groups: int) -> tuple[Play, list[GrantLease]]:

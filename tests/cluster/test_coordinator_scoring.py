@@ -1,5 +1,4 @@
 import json
-from typing import Any
 
 import pytest
 
@@ -18,34 +17,18 @@ from cluster.protocol import (
     VerdictsReady,
     verifier_fleet,
 )
-from safeladder.config import Config
 from safeladder.records import InvalidCause
-from tests.cluster.coordinator_play import Play, make_config, verdict
+from tests.cluster.coordinator_play import (
+    Play,
+    config_with,
+    generated,
+    judged,
+    make_config,
+    verdict,
+)
 
 TIMEOUT = InvalidCause.TIMEOUT
 SAFETY = verifier_fleet("safety")
-
-
-def config_with(on_invalid: str = "retry", size: int = 3, **more: Any) -> Config:
-    """Two principles; ``on_invalid`` is the policy of ``safety``."""
-    judge = {"verifier": "a:B"}
-    return make_config(
-        principles={"safety": {**judge, "on_invalid": on_invalid}, "format": judge},
-        routes={"safety": {"safety": 1.0, "format": 0.5}},
-        rollout={"group_size": size, "max_concurrent_groups": 1},
-        schedule={"groups_per_step": 1, "max_staleness": 0},
-        **more,
-    )
-
-
-def generated(config: Config) -> tuple[Play, Score, Score]:
-    """One generated group, and its scores under safety and format."""
-    play = Play(config)
-    (grant,) = play.take(GrantLease)
-    play.generate(grant)
-    safety, form = play.take(Score)
-    assert (safety.principle, form.principle) == ("safety", "format")
-    return play, safety, form
 
 
 def test_all_principles_of_the_route_are_asked_at_once() -> None:
@@ -209,15 +192,6 @@ def test_the_filter_can_be_turned_off() -> None:
     play.judge(safety, [0.5, 0.5, 0.5])
     play.judge(form, [1.0, 1.0, 1.0])
     assert len(play.take(Train)) == 1
-
-
-def judged(config: Config) -> tuple[Play, ScoreReference]:
-    """One group whose verdicts are final, and its reference call."""
-    play, safety, form = generated(config)
-    play.judge(safety, [0.0, 0.5, 1.0])
-    play.judge(form, [1.0, 1.0, 1.0])
-    (call,) = play.take(ScoreReference)
-    return play, call
 
 
 def test_a_group_is_scored_once_its_reference_logprobs_are_there() -> None:
