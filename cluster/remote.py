@@ -7,7 +7,6 @@ as a ``RoleFailure``: Ray's own errors then mean one thing only, that the proces
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import tempfile
 import traceback
@@ -193,8 +192,7 @@ def session(config: Config) -> Iterator[None]:
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if address is None:
             temp = tempfile.mkdtemp(prefix="sl-ray-")
-            stack.callback(shutil.rmtree, temp, ignore_errors=True)
-            stack.enter_context(reaper(mark_children(), child_environment()))
+            stack.enter_context(reaper(mark_children(), temp, child_environment()))
             common |= {
                 "num_cpus": local_cpus(config),
                 "object_store_memory": int(config.placement.object_store_gib * 2**30),
