@@ -1,4 +1,4 @@
-"""Ends what a killed driver leaves behind. A child process: ``python -m cluster.reaper MARK FOLDER``.
+"""Ends what a killed driver leaves behind: a child process, ``cluster.reaper MARK FOLDER``.
 
 Every process of a local run starts with the run's mark in its environment. The driver holds the
 write end of this process's standard input; when the driver is gone, however it ended, the pipe
@@ -30,7 +30,7 @@ LOOK_EVERY_S = 1.0
 
 @contextmanager
 def reaper(mark: str, folder: str, environment: dict[str, str]) -> Iterator[None]:
-    """While the context is open, watch the processes with ``mark``; then end them and ``folder``."""
+    """Watch the processes with ``mark`` in the context; at its end, end them and ``folder``."""
     process = subprocess.Popen(
         [sys.executable, "-m", "cluster.reaper", mark, folder],
         stdin=subprocess.PIPE,
