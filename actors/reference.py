@@ -7,6 +7,7 @@ nothing of KL estimators, which belong to the objective, nor of who asks.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import os
 import time
@@ -78,9 +79,10 @@ class ReferenceStatus:
 class TransformersScorer:
     """``ports.TokenScorer`` on a plain Hugging Face causal language model.
 
-    One forward pass takes at most ``batch_tokens`` tokens, padding included (a longer single
-    sequence is a pass of its own). Hidden states are computed for all tokens, logits only for
-    the positions that predict a sampled token. All work happens in one thread.
+    Sequences with one prompt share its pass: the prompt is read once, then its completions in
+    batches of at most ``batch_tokens`` tokens, prompt and padding included (a longer single
+    sequence is a batch of its own). Logits exist only for the positions that predict a sampled
+    token. All work happens in one thread.
     """
 
     def __init__(
@@ -130,30 +132,54 @@ class TransformersScorer:
     def _score(
         self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: float
     ) -> list[Floats]:
+        families: dict[bytes, list[int]] = {}
+        for index, (prompt, _) in enumerate(sequences):
+            families.setdefault(prompt.tobytes(), []).append(index)
         found: dict[int, Floats] = {}
-        lengths = [prompt.size + tokens.size for prompt, tokens in sequences]
-        for batch in batches_under(lengths, self._batch_tokens):
-            scored = self._score_batch([sequences[k] for k in batch], temperature or 1.0)
-            found.update(zip(batch, scored, strict=True))
+        for members in families.values():
+            answers = [sequences[k][1] for k in members]
+            scored = self._score_family(sequences[members[0]][0], answers, temperature or 1.0)
+            found.update(zip(members, scored, strict=True))
         return [found[k] for k in range(len(sequences))]
 
     @torch.inference_mode()
-    def _score_batch(
-        self, sequences: list[tuple[Tokens, Tokens]], temperature: float
+    def _score_family(
+        self, prompt: Tokens, answers: Sequence[Tokens], temperature: float
     ) -> list[Floats]:
-        width = max(prompt.size + tokens.size for prompt, tokens in sequences)
-        ids = torch.zeros(len(sequences), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        is_read = torch.zeros_like(ids, dtype=torch.bool)  # positions that predict a sampled token
-        for row, (prompt, tokens) in enumerate(sequences):
-            length = prompt.size + tokens.size
-            ids[row, :length] = torch.from_numpy(np.concatenate([prompt, tokens]))
-            mask[row, :length] = 1
-            is_read[row, prompt.size - 1 : length - 1] = True
-        hidden = self._model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-        targets = ids.roll(-1, dims=1)[is_read]
-        prices = self._price(hidden[is_read], targets, temperature)
-        return np.split(prices, np.cumsum([tokens.size for _, tokens in sequences])[:-1])
+        """Answers to one prompt: the prompt is read once, its keys and values serve all."""
+        ids = torch.from_numpy(prompt.astype(np.int64))[None]
+        read = self._model.base_model(input_ids=ids, use_cache=True)
+        found: dict[int, Floats] = {}
+        lengths = [prompt.size + tokens.size for tokens in answers]
+        for batch in batches_under(lengths, self._batch_tokens):
+            cache = copy.deepcopy(read.past_key_values)
+            scored = self._score_batch(
+                read.last_hidden_state[:, -1:], cache, [answers[k] for k in batch], temperature
+            )
+            found.update(zip(batch, scored, strict=True))
+        return [found[k] for k in range(len(answers))]
+
+    def _score_batch(
+        self, last: torch.Tensor, cache: Any, answers: list[Tokens], temperature: float
+    ) -> list[Floats]:
+        """``last`` [1, 1, H] is the prompt's last hidden state, ``cache`` (used up) all of them."""
+        rows, width = len(answers), max(tokens.size for tokens in answers)
+        prompt_size = cache.get_seq_length()
+        targets = torch.zeros(rows, width, dtype=torch.long)
+        is_read = torch.zeros(rows, width, dtype=torch.bool)
+        for row, tokens in enumerate(answers):
+            targets[row, : tokens.size] = torch.from_numpy(tokens)
+            is_read[row, : tokens.size] = True
+        hidden = last.expand(rows, 1, -1)
+        if width > 1:  # the last token is only predicted, never read
+            cache.batch_repeat_interleave(rows)
+            seen = torch.cat([torch.ones(rows, prompt_size), is_read[:, :-1]], dim=1).long()
+            after = self._model.base_model(
+                input_ids=targets[:, :-1], attention_mask=seen, past_key_values=cache
+            ).last_hidden_state
+            hidden = torch.cat([hidden, after], dim=1)
+        prices = self._price(hidden[is_read], targets[is_read], temperature)
+        return np.split(prices, np.cumsum([tokens.size for tokens in answers])[:-1])
 
     def _price(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> Floats:
         """Log-probs [N] of ``targets`` [N] from the hidden states [N, H] that predict them."""

@@ -41,10 +41,12 @@ def scorer(model_path: Path, runner: asyncio.Runner) -> Iterator[TransformersSco
 
 
 def completions(lengths: list[tuple[int, int]]) -> list[Completion]:
+    """Of (prompt, answer) lengths; the prompts of one length are one prompt."""
     rng = np.random.default_rng(1)
+    prompts = {p: rng.integers(3, 250, p).astype(np.int32) for p, _ in lengths}
     return [
         Completion(
-            index=k, prompt_tokens=rng.integers(3, 250, p).astype(np.int32),
+            index=k, prompt_tokens=prompts[p],
             tokens=rng.integers(3, 250, t).astype(np.int32),
             behavior_logprobs=np.zeros(t, np.float32), token_versions=np.zeros(t, np.int32),
             text="", finish_reason="length",
@@ -54,10 +56,10 @@ def completions(lengths: list[tuple[int, int]]) -> list[Completion]:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_padded_batches_give_the_logprobs_of_single_plain_passes(
+def test_shared_prompts_and_padded_batches_give_the_logprobs_of_single_plain_passes(
     scorer: TransformersScorer, runner: asyncio.Runner, temperature: float
 ) -> None:
-    samples = completions([(5, 20), (30, 3), (1, 1), (12, 40), (8, 8), (70, 30)])
+    samples = completions([(5, 20), (30, 3), (5, 1), (1, 1), (12, 40), (5, 8), (5, 30), (70, 30)])
     pairs = [(c.prompt_tokens, c.tokens) for c in samples]
     found = runner.run(scorer.logprobs(pairs, temperature))
     model = tiny_model(tiny_tokenizer())
