@@ -12,7 +12,7 @@ What each label means:
 * ``complied``: the response answers or starts to answer, rightly or wrongly, warning or not.
 * ``broken``: empty, looping or word salad.
 
-Limits: English, responses of at most about 40 tokens, about two hundred training rows. It sees the
+Limits: English, responses of at most about 40 tokens, about four hundred training rows. It sees the
 style of a response, not its truth: a wrong answer to a harmless question counts as complied.
 """
 
