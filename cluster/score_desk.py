@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from cluster.breaker import Breaker
 from cluster.calls import CallId, CallQueue
 from cluster.groups import Group, GroupTable
 from cluster.protocol import (
@@ -51,6 +52,7 @@ class ScoreDesk:
             name: CallQueue(principle.timeout_s + GRACE_S)
             for name, principle in config.principles.items()
         }
+        self._breakers = {name: Breaker(config.reward.breaker) for name in config.principles}
         self._references = CallQueue(REFERENCE_DEADLINE_S + GRACE_S)
         self._principles = {verifier_fleet(name): name for name in config.principles}
         self.queues = {verifier_fleet(name): queue for name, queue in self._verifiers.items()}
@@ -79,7 +81,11 @@ class ScoreDesk:
         """Begin to score a GENERATED group: under all its principles at once."""
         assert group.header is not None, f"{group.key} has no header"
         group.scores = GroupScores(
-            len(group.header.lengths), self._config.routes[group.route], self._config.principles
+            len(group.header.lengths),
+            self._config.routes[group.route],
+            self._config.principles,
+            self._breakers,
+            self._config.reward,
         )
         for scores in group.scores.principles.values():
             self._ask(group, scores)

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rewards.combine import combine_rewards
-from safeladder.config import PrincipleConfig
+from cluster.breaker import Breaker
+from rewards.combine import combine_group
+from safeladder.config import PrincipleConfig, RewardConfig
 from safeladder.records import GroupKey, InvalidCause, Verdict, VerdictStatus
 
 MIN_SIBLINGS = 2
@@ -34,6 +35,8 @@ class PrincipleScores:
 
     principle: str
     policy: PrincipleConfig
+    breaker: Breaker
+    """Shared by all groups that this verifier judges."""
     open: tuple[int, ...]
     """Indexes that are being judged; empty once every verdict is final or left out."""
     verdicts: dict[int, Verdict] = field(default_factory=dict)
@@ -45,12 +48,17 @@ class PrincipleScores:
     num_lost: int = 0
 
     def take(self, key: GroupKey, verdicts: tuple[Verdict, ...]) -> Outcome:
-        """Note the answer to a call for ``open`` and apply the policy to what is INVALID."""
-        self.verdicts.update(zip(self.open, self._checked(key, verdicts), strict=True))
+        """Note the answer to a call for ``open`` and apply the policy to what is INVALID. In an
+        outage no policy but ``fail`` costs a sample: the group waits until the verifier answers."""
+        checked = self._checked(key, verdicts)
+        self.breaker.note(checked)
+        self.verdicts.update(zip(self.open, checked, strict=True))
         invalid = [self.verdicts[i] for i in self.open if _is_invalid(self.verdicts[i])]
         self.open = tuple(i for i in self.open if _is_invalid(self.verdicts[i]))
         if not invalid:
             return "final"
+        if self.breaker.is_open and self.policy.on_invalid != "fail":
+            return "later"
         match self.policy.on_invalid:
             case "drop_sample":
                 self.left_out.update(self.open)
@@ -85,9 +93,10 @@ class PrincipleScores:
         for index in self.open:
             verdict = self.verdicts.get(index)
             if verdict is not None and verdict.cause is not None:
+                outage = f"; {self.breaker.explain()}" if self.breaker.is_open else ""
                 return (
                     f"{self.principle}: INVALID({verdict.cause}) from {verdict.verifier} on "
-                    f"{verdict.sample_id}: {verdict.evidence or 'no detail'}"
+                    f"{verdict.sample_id}: {verdict.evidence or 'no detail'}{outage}"
                 )
         return f"{self.principle}: no verdict"
 
@@ -115,12 +124,19 @@ class GroupScores:
     """All principles of a group's route."""
 
     def __init__(
-        self, size: int, weights: Mapping[str, float], policies: Mapping[str, PrincipleConfig]
+        self,
+        size: int,
+        weights: Mapping[str, float],
+        policies: Mapping[str, PrincipleConfig],
+        breakers: Mapping[str, Breaker],
+        rule: RewardConfig,
     ) -> None:
         self._size = size
         self._weights = weights
+        self._rule = rule
         self.principles = {
-            name: PrincipleScores(name, policies[name], tuple(range(size))) for name in weights
+            name: PrincipleScores(name, policies[name], breakers[name], tuple(range(size)))
+            for name in weights
         }
 
     @property
@@ -136,7 +152,8 @@ class GroupScores:
 
     def rewards(self) -> tuple[float | None, ...]:
         """The combined reward of each sample; None where it is left out. Only when final."""
-        return tuple(self._reward(index) for index in range(self._size))
+        siblings = [self._judged(index) for index in range(self._size)]
+        return combine_group(self._weights, siblings, self._rule)
 
     def audit(self) -> str:
         """JSON list of the newest verdicts of all samples, by principle and index."""
@@ -149,12 +166,14 @@ class GroupScores:
             ensure_ascii=False,
         )
 
-    def _reward(self, index: int) -> float | None:
+    def _judged(self, index: int) -> Mapping[str, Verdict] | None:
+        """The verdicts on one sample by principle; None if one is INVALID or none gives reward."""
         verdicts = {name: s.verdicts[index] for name, s in self.principles.items()}
-        applies = any(v.status is VerdictStatus.OK for v in verdicts.values())
-        if not applies or any(_is_invalid(v) for v in verdicts.values()):
-            return None
-        return combine_rewards(self._weights, verdicts)
+        applies = any(
+            v.status is VerdictStatus.OK and name not in self._rule.gates
+            for name, v in verdicts.items()
+        )
+        return None if not applies or any(map(_is_invalid, verdicts.values())) else verdicts
 
 
 def has_variance(rewards: tuple[float | None, ...]) -> bool:

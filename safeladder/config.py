@@ -165,13 +165,39 @@ class PrincipleConfig(Section):
         return self
 
 
+class BreakerConfig(Section):
+    """When a failing verifier stops training instead of costing groups."""
+
+    window: PositiveInt = 256
+    """Newest verdicts of a principle that are looked at."""
+    max_invalid_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """A larger share of INVALID verdicts among them pauses training and alerts; its groups are
+    kept, and one of them is asked for again until the verifier answers. 1 never pauses."""
+    min_verdicts: PositiveInt = 64
+    """Nothing is concluded from fewer verdicts."""
+
+
 class RewardConfig(Section):
     """How verdicts become one scalar."""
 
-    combine: Literal["additive"] = "additive"
-    """R = sum of weight x score over the principles of the route."""
+    combine: Literal["additive", "worst_case", "decoupled"] = "additive"
+    """``additive``: R = sum of weight x score over the principles of the route; ``worst_case``: the
+    lowest score; ``decoupled``: the weighted sum of z-scores among siblings (GDPO)."""
+    gates: tuple[Name, ...] = ()
+    """Principles that multiply the reward of the others instead of adding to it, such as format."""
+    floors: dict[Name, Share] = {}
+    """Principle → lowest score it accepts; a sample below one earns less than any above all."""
+    breaker: BreakerConfig = BreakerConfig()
     filter_zero_variance: bool = True
     """Drop groups whose siblings all earn the same reward: they carry no gradient."""
+
+    @model_validator(mode="after")
+    def _fits_the_rule(self) -> Self:
+        if both := sorted(set(self.gates) & set(self.floors)):
+            raise ValueError(f"{both[0]} is a gate and has a floor; choose one")
+        if self.combine == "decoupled" and self.floors:
+            raise ValueError("combine: decoupled has no floors, since its scores are relative")
+        return self
 
 
 class ReferenceConfig(Section):
@@ -356,7 +382,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
+        for key, names in {"gates": self.reward.gates, "floors": self.reward.floors}.items():
+            for principle in names:
+                if principle not in self.principles:
+                    raise ValueError(
+                        f"reward.{key} names {principle!r}, which is not in `principles` "
+                        f"({', '.join(sorted(self.principles)) or 'empty'})"
+                    )
         for route, weights in self.routes.items():
+            if weights and not set(weights) - set(self.reward.gates):
+                raise ValueError(
+                    f"routes.{route} has gates only; add a principle that earns reward"
+                )
             for principle in weights:
                 if principle not in self.principles:
                     raise ValueError(

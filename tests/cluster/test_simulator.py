@@ -102,16 +102,23 @@ def test_drivers_do_die_and_ghosts_do_answer() -> None:
     assert report.late_results > 0
 
 
-def test_a_verifier_that_is_never_valid_fails_the_run_in_bounded_time() -> None:
+@pytest.mark.parametrize(
+    ("max_invalid_share", "text"),
+    [(0.05, "training was paused for 3600 s"), (1.0, "groups were dropped since the last step")],
+)
+def test_a_verifier_that_is_never_valid_fails_the_run_in_bounded_time(
+    max_invalid_share: float, text: str
+) -> None:
     judge = {"verifier": "a:B", "on_invalid": "drop_group"}
+    breaker = {"max_invalid_share": max_invalid_share}
     report = simulate(
-        make_config(principles={"safety": judge}),
+        make_config(principles={"safety": judge}, reward={"breaker": breaker}),
         Prompts(),
         Faults(verdict_is_invalid=1.0),
         1,
     )
     assert report.failure is not None
-    assert "groups were dropped since the last step" in report.failure
+    assert text in report.failure
     assert report.violations == ()
 
 

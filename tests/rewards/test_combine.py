@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.combine import combine_rewards
+from rewards.combine import combine_group, combine_rewards
+from safeladder.config import RewardConfig
 from safeladder.records import InvalidCause, Verdict, VerdictStatus
 
 NAMES = st.sampled_from(["safety", "normal", "format", "rule"])
@@ -85,3 +86,88 @@ def test_verdicts_outside_the_route_do_not_count_and_mislabelled_ones_are_refuse
 def test_a_reward_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
         combine_rewards({"safety": math.inf}, {"safety": verdict("safety", 1.0)})
+
+
+def sample(**scores: float | None) -> dict[str, Verdict]:
+    return {principle: verdict(principle, score) for principle, score in scores.items()}
+
+
+WEIGHTS = {"safety": 1.0, "normal": 2.0, "format": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("rule", "scores", "expected"),
+    [
+        ({}, (0.5, 1.0, 0.0), 2.5),
+        ({"gates": ("format",)}, (0.5, 1.0, 0.0), 0.0),
+        ({"gates": ("format",)}, (0.5, 1.0, 0.5), 1.25),
+        ({"combine": "worst_case"}, (0.5, 1.0, 0.2), 0.2),
+        ({"combine": "worst_case", "gates": ("format",)}, (0.5, 1.0, 0.2), 0.1),
+        ({"floors": {"safety": 0.4}}, (0.5, 1.0, 0.0), 2.5),
+        ({"floors": {"safety": 0.6, "normal": 0.9}}, (0.5, 0.4, 1.0), -1.1),
+    ],
+)
+def test_rules_by_hand(rule: dict[str, object], scores: tuple[float, ...], expected: float) -> None:
+    verdicts = sample(**dict(zip(WEIGHTS, scores, strict=True)))
+    found = combine_rewards(WEIGHTS, verdicts, RewardConfig.model_validate(rule))
+    assert math.isclose(found, expected)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=8))
+def test_a_sample_below_a_floor_never_outranks_one_above(scores: list[tuple[float, float]]) -> None:
+    rule = RewardConfig(floors={"safety": 0.5})
+    weights = {"safety": 1.0, "normal": 3.0}
+    rewards = combine_group(weights, [sample(safety=s, normal=n) for s, n in scores], rule)
+    below = [r for r, (s, _) in zip(rewards, scores, strict=True) if s < 0.5]
+    above = [r for r, (s, _) in zip(rewards, scores, strict=True) if s >= 0.5]
+    assert all(low < high for low in below for high in above)  # type: ignore[operator]
+
+
+def test_decoupled_rewards_by_hand() -> None:
+    # safety 0, 1, 1, 0: z = -1, 1, 1, -1; normal is the same everywhere and says nothing, although
+    # the sum of both would let its weight count.
+    siblings = [sample(safety=s, normal=1.0) for s in (0.0, 1.0, 1.0, 0.0)]
+    rule = RewardConfig(combine="decoupled")
+    assert combine_group({"safety": 2.0, "normal": 5.0}, siblings, rule) == (-2, 2, 2, -2)
+
+
+def test_decoupled_rewards_give_rare_and_common_principles_one_scale() -> None:
+    # One sibling in four keeps the format, three in four are safe: additive rewards would tie
+    # (format, unsafe) with (safe, no format); decoupled ones rank the rare achievement higher.
+    siblings = [sample(safety=s, format=f) for s, f in ((0.0, 1.0), (1, 0), (1, 0), (1, 0))]
+    rewards = combine_group(
+        {"safety": 1.0, "format": 1.0}, siblings, RewardConfig(combine="decoupled")
+    )
+    assert rewards == pytest.approx((0, 0, 0, 0), abs=1e-9)  # equal weights: they cancel out
+    heavier = combine_group(
+        {"safety": 1.0, "format": 2.0}, siblings, RewardConfig(combine="decoupled")
+    )
+    assert heavier == pytest.approx((math.sqrt(3), *[-1 / math.sqrt(3)] * 3))
+
+
+def test_a_sibling_that_is_left_out_stays_out_and_does_not_count() -> None:
+    siblings = [sample(safety=0.0), None, sample(safety=1.0)]
+    for rule in (RewardConfig(), RewardConfig(combine="decoupled")):
+        rewards = combine_group({"safety": 1.0}, siblings, rule)
+        assert rewards[1] is None
+        assert rewards[0] is not None
+        assert rewards[0] < rewards[2]  # type: ignore[operator]
+
+
+def test_decoupled_rewards_need_the_siblings() -> None:
+    with pytest.raises(ValueError, match="combine_group"):
+        combine_rewards({"safety": 1}, sample(safety=1.0), RewardConfig(combine="decoupled"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gates": ["safety"], "floors": {"safety": 0.5}}, "choose one"),
+        ({"combine": "decoupled", "floors": {"safety": 0.5}}, "no floors"),
+    ],
+)
+def test_rules_that_contradict_themselves_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RewardConfig.model_validate(changes)
