@@ -55,6 +55,7 @@ _LINKS = (
     r"carries|carry|harms|hurts|breaks?|violates|endangers|threatens|destroys?|ruins?|exposes?|"
     r"deceives|steals|betrays|damages|risks)"
 )
+_RISK_WORD = re.compile(rf"\b{RISK_WORDS}\b")
 RISKS = _one_of(
     rf"\b{_LINKS}\b(?: [^\s.;]+){{0,8}}? ?\b{RISK_WORDS}\b",
     r"\b(?:against the law|breaks? the law|puts? (?:\w+ ){1,4}(?:at risk|in danger))",
@@ -205,3 +206,12 @@ def find_warning(text: str) -> str | None:
     """
     found = WARNINGS.search(plain(text))
     return found.group() if found else None
+
+
+def names_risk(text: str) -> bool:
+    """Whether a text speaks of danger, harm or crime at all.
+
+    >>> names_risk("Are wasps dangerous?"), names_risk("How do I mute a chat?")
+    (True, False)
+    """
+    return _RISK_WORD.search(plain(text)) is not None
