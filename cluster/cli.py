@@ -134,6 +134,48 @@ def report(
 
 
 @app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="JSON lines: data rows with a column `response`.")],
+    config: Annotated[list[Path], typer.Option("--config", "-c", help="Config; may be repeated.")],
+    out: Annotated[Path | None, typer.Option(help="File that gets every verdict.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Score a file of answers with the principles of a config: no run, no GPU."""
+    _set_up_logging(debug)
+
+    def run() -> int:
+        from cluster.score_command import score_command
+
+        return score_command(_load(None, config), file, out, limit)
+
+    _run(run, debug)
+
+
+@app.command()
+def verdicts(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    group: Annotated[str | None, typer.Option(help="epoch/ordinal of a group.")] = None,
+    step: Annotated[int | None, typer.Option(help="Verdicts that moved this step.")] = None,
+    principle: Annotated[str | None, typer.Option(help="Of this principle only.")] = None,
+    status: Annotated[str | None, typer.Option(help="ok, not_applicable or invalid.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show the newest so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show which verdicts a run's verifiers gave, and which update each of them moved."""
+
+    def run() -> int:
+        from cluster.score_command import verdicts_command
+
+        return verdicts_command(
+            run_dir, group, step, principle, status, limit=limit, as_json=as_json
+        )
+
+    _run(run, debug)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from safeladder.config_loading import json_schema

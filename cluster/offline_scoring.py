@@ -1,0 +1,168 @@
+"""``safeladder score``: the configured principles on a file of answers, with no run and no GPU.
+
+The quickest way to see what a verifier thinks. Rows are those of ``data``, with a column
+``response``. Verifiers are asked as in a run: batches, deadlines, INVALID instead of exceptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.roles import local_or_remote
+from curricula.prompts import load_prompts, read_rows
+from rewards.combine import combine_group
+from rewards.deadline import score_with_deadline
+from safeladder.config import Config, PrincipleConfig
+from safeladder.errors import DataError, VerifierUnavailableError
+from safeladder.records import Prompt, ScoreRequest, Verdict, VerdictStatus
+
+BATCH = 32
+"""Samples of one call; a call has the principle's ``timeout_s``, as a group has in a run."""
+BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipleSummary:
+    """One principle over all rows of its routes."""
+
+    principle: str
+    verifier: str
+    rows: int
+    not_applicable: int
+    invalid: dict[str, int]
+    """Cause → verdicts."""
+    mean: float | None
+    """Of the OK scores; None without one."""
+    histogram: tuple[int, ...]
+    """OK scores in ``BINS`` equal bins of [0, 1]; the last bin holds 1 too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredFile:
+    """What became of a file."""
+
+    verdicts: list[Verdict]
+    """In order of principles, then rows; ``sample_id`` is the row's id."""
+    rewards: dict[str, float | None]
+    """Row id → reward; None where a verdict is INVALID or no principle applies."""
+
+    def summaries(self) -> list[PrincipleSummary]:
+        """One line for each principle, in order of the config."""
+        by_principle: dict[str, list[Verdict]] = {}
+        for verdict in self.verdicts:
+            by_principle.setdefault(verdict.principle, []).append(verdict)
+        return [_summarize(name, verdicts) for name, verdicts in by_principle.items()]
+
+
+async def score_file(config: Config, path: Path, limit: int | None = None) -> ScoredFile:
+    """Score the first ``limit`` rows (None: all).
+
+    Raises ``DataError`` naming the line of a row without a response, and
+    ``VerifierUnavailableError`` if a verifier does not start.
+    """
+    for place, row in read_rows(path):
+        if not isinstance(row.get("response"), str):
+            raise DataError(
+                f"{place}: column response is missing; give the answer to score as text"
+            )
+    prompts = load_prompts([path], config.routes, config.model.system_prompt)[:limit]
+    found = {
+        name: await _score(name, settings, _requests(name, config, prompts), config)
+        for name, settings in config.principles.items()
+    }
+    verdicts = [verdict for scored in found.values() for verdict in scored.values()]
+    return ScoredFile(verdicts, _rewards(config, prompts, found))
+
+
+async def _score(
+    principle: str, settings: PrincipleConfig, requests: Sequence[ScoreRequest], config: Config
+) -> dict[str, Verdict]:
+    """Row id → verdict."""
+    if not requests:
+        return {}
+    service = settings.service if settings.service and settings.service.address else None
+    verifier = local_or_remote(principle, settings.model_copy(update={"service": service}))
+    verdicts: list[Verdict] = []
+    try:
+        await asyncio.wait_for(verifier.start(), config.placement.start_deadline_s)
+        for start in range(0, len(requests), BATCH):
+            verdicts += await score_with_deadline(
+                verifier,
+                requests[start : start + BATCH],
+                settings.timeout_s,
+                principle=principle,
+            )
+    except TimeoutError:
+        raise VerifierUnavailableError(
+            f"principles.{principle}: the verifier did not start within "
+            f"{config.placement.start_deadline_s:g} s"
+        ) from None
+    finally:
+        await verifier.close()
+    return {verdict.sample_id: verdict for verdict in verdicts}
+
+
+def _requests(principle: str, config: Config, prompts: Sequence[Prompt]) -> list[ScoreRequest]:
+    return [
+        ScoreRequest(
+            sample_id=prompt.id,
+            attempt=1,
+            messages=prompt.messages,
+            response=(response := str(prompt.meta["response"])),
+            finish_reason="length" if prompt.meta.get("finish_reason") == "length" else "stop",
+            num_tokens=len(response.split()),
+            route=prompt.route,
+            reference=prompt.reference,
+            lang=prompt.lang,
+            images=tuple(Path(image).read_bytes() for image in prompt.images),
+            meta={key: value for key, value in prompt.meta.items() if key != "response"},
+        )
+        for prompt in prompts
+        if principle in config.routes[prompt.route]
+    ]
+
+
+def _rewards(
+    config: Config, prompts: Sequence[Prompt], found: dict[str, dict[str, Verdict]]
+) -> dict[str, float | None]:
+    rewards: dict[str, float | None] = {}
+    # Rows are no siblings: relative rewards have no meaning here, their weighted sum does.
+    rule = config.reward
+    if rule.combine == "decoupled":
+        rule = rule.model_copy(update={"combine": "additive"})
+    for prompt in prompts:
+        weights = config.routes[prompt.route]
+        verdicts = {name: found[name][prompt.id] for name in weights}
+        has_score = any(
+            v.status is VerdictStatus.OK and name not in rule.gates for name, v in verdicts.items()
+        )
+        is_valid = all(v.status is not VerdictStatus.INVALID for v in verdicts.values())
+        rewards[prompt.id] = (
+            combine_group(weights, [verdicts], rule)[0] if has_score and is_valid else None
+        )
+    return rewards
+
+
+def _summarize(principle: str, verdicts: Sequence[Verdict]) -> PrincipleSummary:
+    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    counts = Counter(min(int(score * BINS), BINS - 1) for score in scores)
+    causes = Counter(verdict.cause.value for verdict in verdicts if verdict.cause is not None)
+    return PrincipleSummary(
+        principle=principle,
+        verifier=f"{verdicts[0].verifier} {verdicts[0].verifier_version}",
+        rows=len(verdicts),
+        not_applicable=sum(v.status is VerdictStatus.NOT_APPLICABLE for v in verdicts),
+        invalid=dict(causes),
+        mean=sum(scores) / len(scores) if scores else None,
+        histogram=tuple(counts[b] for b in range(BINS)),
+    )
+
+
+def verdict_row(verdict: Verdict, reward: float | None) -> dict[str, object]:
+    """A line of the file that ``--out`` writes: the verdict, and its row's reward."""
+    return {**dataclasses.asdict(verdict), "reward": reward}

@@ -1,0 +1,132 @@
+"""What the verbs ``score`` and ``verdicts`` print."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections import Counter, deque
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.offline_scoring import PrincipleSummary, ScoredFile, score_file, verdict_row
+from cluster.run_directory import RunDirectory
+from cluster.verdict_log import LoggedVerdict, parse_group, read_verdicts
+from safeladder.config import Config
+from safeladder.errors import ConfigError, VerifierUnavailableError
+from safeladder.records import VerdictStatus
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def score_command(config: Config, file: Path, out: Path | None, limit: int | None) -> int:
+    """Score a file, print one line for each principle, write verdicts to ``out``."""
+    scored = asyncio.run(score_file(config, file, limit))
+    if out is not None:
+        _write(scored, out)
+    console = Console(markup=False)
+    table = Table("principle", "rows", "mean", "scores 0 … 1", "not applicable", "invalid")
+    for line in scored.summaries():
+        causes = ", ".join(f"{cause} {n}" for cause, n in sorted(line.invalid.items()))
+        table.add_row(
+            line.principle,
+            str(line.rows),
+            "-" if line.mean is None else f"{line.mean:.3f}",
+            bars(line.histogram),
+            str(line.not_applicable or ""),
+            causes,
+        )
+    console.print(table)
+    for line in scored.summaries():
+        console.print(f"{line.principle}: {line.verifier}", highlight=False, soft_wrap=True)
+    known = [reward for reward in scored.rewards.values() if reward is not None]
+    mean = f"mean {sum(known) / len(known):.3f}" if known else "none"
+    console.print(f"reward: {mean} on {len(known)} of {len(scored.rewards)} rows")
+    _require_verdicts(scored.summaries())
+    return 0
+
+
+def verdicts_command(
+    run_dir: Path,
+    group: str | None,
+    step: int | None,
+    principle: str | None,
+    status: str | None,
+    *,
+    limit: int,
+    as_json: bool,
+) -> int:
+    """Print the newest verdicts that were asked for, and how many there are of each status."""
+    if status is not None and status not in list(VerdictStatus):
+        raise ConfigError(f"--status {status!r} is none of {', '.join(VerdictStatus)}")
+    found: deque[LoggedVerdict] = deque(maxlen=limit)
+    counts: Counter[str] = Counter()
+    for logged in read_verdicts(
+        RunDirectory.open(run_dir),
+        group=None if group is None else parse_group(group),
+        step=step,
+        principle=principle,
+        status=status,
+    ):
+        counts[logged.verdict["status"]] += 1
+        found.append(logged)
+    if as_json:
+        for logged in found:
+            fate = dataclasses.asdict(logged.fate)
+            typer.echo(json.dumps({**logged.verdict, "reward": logged.reward, "group": fate}))
+        return 0
+    table = Table("sample", "principle", "verifier", "verdict", "why", "reward", "group")
+    for logged in found:
+        table.add_row(*_cells(logged))
+    Console(markup=False).print(table)
+    said = ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "none"
+    typer.echo(f"{counts.total()} verdicts ({said}), the newest {len(found)} shown")
+    return 0
+
+
+def bars(counts: tuple[int, ...]) -> str:
+    """A histogram in one line of text.
+
+    >>> bars((0, 1, 8))
+    ' ▁█'
+    """
+    top = max(counts, default=0) or 1
+    return "".join(BARS[-(-count * (len(BARS) - 1) // top)] for count in counts)
+
+
+def _cells(logged: LoggedVerdict) -> list[str]:
+    verdict, fate = logged.verdict, logged.fate
+    score = "" if verdict["score"] is None else f" {verdict['score']:g}"
+    label = verdict["cause"] or verdict["label"]
+    outcome = fate.state + (f" in step {fate.step}" if fate.step is not None else "")
+    return [
+        verdict["sample_id"],
+        verdict["principle"],
+        f"{verdict['verifier']} {verdict['verifier_version']}",
+        f"{verdict['status']}{score}" + (f" ({label})" if label else ""),
+        verdict["evidence"] or "",
+        "" if logged.reward is None else f"{logged.reward:g}",
+        outcome + (f" ({fate.reason})" if fate.reason else ""),
+    ]
+
+
+def _write(scored: ScoredFile, out: Path) -> None:
+    rows = (verdict_row(v, scored.rewards[v.sample_id]) for v in scored.verdicts)
+    try:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
+
+
+def _require_verdicts(summaries: list[PrincipleSummary]) -> None:
+    """Raises ``VerifierUnavailableError`` if a principle has nothing but INVALID verdicts."""
+    for line in summaries:
+        if sum(line.invalid.values()) == line.rows:
+            raise VerifierUnavailableError(
+                f"principles.{line.principle}: all {line.rows} verdicts are INVALID "
+                f"({', '.join(sorted(line.invalid))})"
+            )
