@@ -124,6 +124,14 @@ class VerifierActor:
             verdicts=tuple(verdicts),
         )
 
+    async def probe(self, requests: Sequence[ScoreRequest]) -> tuple[Verdict, ...]:
+        """Verdicts on canaries: the way of every sample, but for the payload store."""
+        return tuple(
+            await score_with_deadline(
+                self._verifier, requests, self._timeout_s, principle=self._principle
+            )
+        )
+
     async def status(self) -> VerifierStatus:
         """Counters since the start."""
         return VerifierStatus(

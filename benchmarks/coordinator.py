@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cluster.coordinator import Coordinator
 from cluster.ledger import Ledger
+from cluster.panel import verifier_fleet
 from cluster.protocol import (
     REFERENCE,
     ROLLOUT,
@@ -41,7 +42,6 @@ from cluster.protocol import (
     Train,
     VerdictsReady,
     WeightsPublished,
-    verifier_fleet,
 )
 from safeladder.config import Config
 from safeladder.records import (
@@ -104,9 +104,7 @@ def answer(command: Command, versions: dict[str, int]) -> list[Event]:
         case Score():
             verdicts = tuple(_verdict(command, index) for index in command.indexes)
             return [
-                VerdictsReady(
-                    command.key, command.attempt, command.principle, command.call, verdicts
-                )
+                VerdictsReady(command.key, command.attempt, command.fleet, command.call, verdicts)
             ]
         case ScoreReference():
             payload = f"reference of {command.payload}"

@@ -134,6 +134,27 @@ def report(
 
 
 @app.command()
+def principles(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run that is training.")],
+    config: Annotated[
+        list[Path], typer.Option("--config", "-c", help="Overlay of the run's config; repeatable.")
+    ],
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the run.")] = 900.0,
+    debug: Debug = False,
+) -> None:
+    """Swap, add, remove or re-weight principles while a run trains."""
+    _set_up_logging(debug)
+
+    def run() -> int:
+        from cluster.swaps import swap_principles
+
+        typer.echo(swap_principles(run_dir, config, wait))
+        return 0
+
+    _run(run, debug)
+
+
+@app.command()
 def score(
     file: Annotated[Path, typer.Argument(help="JSON lines: data rows with a column `response`.")],
     config: Annotated[list[Path], typer.Option("--config", "-c", help="Config; may be repeated.")],

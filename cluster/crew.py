@@ -14,12 +14,13 @@ from actors.rollout import EngineStatus
 from cluster.fleet import Exhausted, Fleet, Joined, Lost, Reply
 from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.loop import LOAD_DEADLINE_S, RunFailedError
+from cluster.panel import Panel
 from cluster.placement import placement_of
-from cluster.protocol import REFERENCE, ROLLOUT, verifier_fleet
+from cluster.protocol import REFERENCE, ROLLOUT
 from cluster.remote import build_store_owner, spawn
 from cluster.roles import build_reference, build_rollout, build_verifier_role
 from cluster.weight_store import PublishedWeights, WeightStore
-from safeladder.config import Config
+from safeladder.config import Config, PrincipleConfig
 from safeladder.errors import EnvironmentUnfitError, VerifierUnavailableError
 
 SAVE_DEADLINE_S = 1800.0
@@ -41,17 +42,12 @@ class Crew:
         self.rollout = self._fleet(
             ROLLOUT, build_rollout, {"config": config}, size=config.rollout.actors
         )
+        self.panel = Panel.first(config)
         self.verifiers = {
-            name: self._fleet(
-                verifier_fleet(name),
-                build_verifier_role,
-                {"principle": name, "config": principle},
-                placement="verifier",
-                size=principle.actors,
-                start_deadline_s=VERIFIER_START_DEADLINE_S,
-            )
-            for name, principle in config.principles.items()
+            fleet: self.verifier_fleet(fleet, principle, config.principles[principle])
+            for principle, fleet in self.panel.fleets.items()
         }
+        """Name → fleet; those of a panel that is being replaced too."""
         self.reference: Fleet | None = None
         self.verifier_versions: dict[str, str] = {}
 
@@ -74,7 +70,7 @@ class Crew:
         """
         self.learners.start(model_path, checkpoint)
         deadline_s = self._config.placement.start_deadline_s
-        for name, fleet in self.verifiers.items():
+        for name, fleet in self.judges.items():
             try:
                 status = wait_for_one(fleet, deadline_s)
             except EnvironmentUnfitError as error:
@@ -82,6 +78,22 @@ class Crew:
             self.verifier_versions[name] = f"{status.verifier} {status.verifier_version}"
         wait_for_one(self.rollout, deadline_s)
         self.await_learner("start")
+
+    @property
+    def judges(self) -> dict[str, Fleet]:
+        """Principle → the fleet that judges it now."""
+        return {name: self.verifiers[fleet] for name, fleet in self.panel.fleets.items()}
+
+    def verifier_fleet(self, fleet: str, principle: str, settings: PrincipleConfig) -> Fleet:
+        """Start the actors that judge a principle; ends with the crew, or before."""
+        return self._fleet(
+            fleet,
+            build_verifier_role,
+            {"principle": principle, "config": settings},
+            placement="verifier",
+            size=settings.actors,
+            start_deadline_s=VERIFIER_START_DEADLINE_S,
+        )
 
     def start_reference(self, model_path: Path) -> None:
         """Start the frozen policy from ``model_path``, if the objective needs it."""

@@ -103,6 +103,16 @@ class GroupTable:
         group = self._groups.get(key)
         return group if group is not None and group.attempt == attempt else None
 
+    def fleets_in_use(self) -> set[str]:
+        """Verifier fleets that groups still wait for."""
+        return {
+            scores.fleet
+            for group in self._groups.values()
+            if group.state is GroupState.GENERATED and group.scores is not None
+            for scores in group.scores.principles.values()
+            if scores.open
+        }
+
     def next_to_lease(self) -> Group:
         """The first PENDING group; if none waits, a new one."""
         if self._pending:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from cluster.coordinator import Coordinator
 from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined, Lost, Reply
 from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.ledger import Ledger
+from cluster.panel_keeper import CALLS_PER_VERIFIER, CanaryCall, PanelKeeper
 from cluster.protocol import (
     REFERENCE,
     ROLLOUT,
@@ -47,6 +48,7 @@ from cluster.protocol import (
     ReferenceLost,
     ReferenceReady,
     ResumeTraining,
+    RetireFleet,
     Score,
     ScoreReference,
     ScoringLost,
@@ -56,7 +58,6 @@ from cluster.protocol import (
     Train,
     VerdictsReady,
     WeightsPublished,
-    verifier_fleet,
 )
 from cluster.services import VerifierServices
 from cluster.telemetry import Telemetry
@@ -72,7 +73,6 @@ TURN_S = 0.02
 GRACE_S = 30.0
 """A call may answer this much later than the role's own deadline."""
 LOAD_DEADLINE_S = 600.0
-CALLS_PER_VERIFIER = 8
 CALLS_PER_REFERENCE = 2
 
 
@@ -102,10 +102,11 @@ class Loop:
         coordinator: Coordinator,
         ledger: Ledger,
         rollout: Fleet,
-        verifiers: Mapping[str, Fleet],
+        verifiers: dict[str, Fleet],
         reference: Fleet | None,
         learners: LearnerGroup,
         weights: WeightStore,
+        keeper: PanelKeeper,
         services: VerifierServices,
         telemetry: Telemetry,
         save: Callable[[int], None],
@@ -119,6 +120,7 @@ class Loop:
         self._reference = reference
         self._learners = learners
         self._weights = weights
+        self._keeper = keeper
         self._services = services
         self._telemetry = telemetry
         self._save = save
@@ -139,6 +141,7 @@ class Loop:
                 if isinstance(command, Finish):
                     return
                 self._execute(command)
+            self._events += self._keeper.step()
             self._services.supervise()
             self._telemetry.turn(self._coordinator)
             if not events and not commands:
@@ -149,19 +152,22 @@ class Loop:
     def _announce_living_actors(self) -> None:
         for engine in self._rollout.ready:
             self._on_rollout(Joined(actor=engine, value=None))
-        for principle, fleet in self._verifiers.items():
-            for actor in fleet.ready:
-                self._on_verifier(principle, Joined(actor=actor, value=None))
+        for fleet in self._verifiers.values():
+            self._announce(fleet)
         if self._reference is not None:
             for actor in self._reference.ready:
                 self._on_reference(Joined(actor=actor, value=None))
 
+    def _announce(self, verifiers: Fleet) -> None:
+        for actor in verifiers.ready:
+            self._on_verifier(verifiers.name, Joined(actor=actor, value=None))
+
     def _poll(self) -> None:
         for event in self._rollout.poll():
             self._on_rollout(event)
-        for principle, fleet in self._verifiers.items():
+        for fleet in self._verifiers.values():
             for event in fleet.poll():
-                self._on_verifier(principle, event)
+                self._on_verifier(fleet.name, event)
         if self._reference is not None:
             for event in self._reference.poll():
                 self._on_reference(event)
@@ -230,24 +236,22 @@ class Loop:
             reply.actor, "status", {}, context=_Probe(failure=failure), deadline_s=GRACE_S
         )
 
-    def _on_verifier(self, principle: str, event: FleetEvent) -> None:
-        fleet = verifier_fleet(principle)
+    def _on_verifier(self, fleet: str, event: FleetEvent) -> None:
         if isinstance(event, Joined):
             self._events.append(ActorJoined(fleet, event.actor, CALLS_PER_VERIFIER))
         elif isinstance(event, Lost):
             self._telemetry.actor_lost(fleet, event)
-            for context in event.contexts:
-                self._events.append(_scoring_lost(context))
+            self._events += [_scoring_lost(c) for c in event.contexts if isinstance(c, Score)]
             self._events.append(ActorLost(fleet, event.actor))
         elif isinstance(event, Exhausted):
             self._give_up(fleet, event.reason)
+        elif isinstance(event.context, CanaryCall):
+            self._keeper.take(event.context, event.value)
         elif isinstance(event.value, ScoredGroup):
             call: Score = event.context
             self._telemetry.scored(event.value.verdicts)
             self._events.append(
-                VerdictsReady(
-                    call.key, call.attempt, principle, call.call, tuple(event.value.verdicts)
-                )
+                VerdictsReady(call.key, call.attempt, fleet, call.call, tuple(event.value.verdicts))
             )
         elif isinstance(event.value, ScorePayloadLost):
             self._events.append(PayloadLost(event.value.key, event.value.attempt))
@@ -337,11 +341,13 @@ class Loop:
                 raise RunFailedError(command.text, command.exit_code)
             case PauseTraining() | ResumeTraining() | Alert():
                 self._telemetry.notice(command)
+            case RetireFleet():
+                self._verifiers.pop(command.fleet).close()
             case _:  # Release: the coordinator's handle was the last one, the object is freed
                 pass
 
     def _score(self, command: Score) -> None:
-        fleet = self._verifiers[command.principle]
+        fleet = self._verifiers[command.fleet]
         actor = fleet.least_busy()
         arguments = {
             "payload": command.payload,
@@ -349,9 +355,8 @@ class Loop:
             "attempt": command.attempt,
             "indexes": command.indexes,
         }
-        timeout_s = self._config.principles[command.principle].timeout_s + GRACE_S
         if actor is None or not fleet.call(
-            actor, "score", arguments, context=command, deadline_s=timeout_s
+            actor, "score", arguments, context=command, deadline_s=command.timeout_s + GRACE_S
         ):
             self._events.append(_scoring_lost(command))
 
@@ -393,4 +398,4 @@ class Loop:
 
 
 def _scoring_lost(call: Score) -> ScoringLost:
-    return ScoringLost(call.key, call.attempt, call.principle, call.call)
+    return ScoringLost(call.key, call.attempt, call.fleet, call.call)

@@ -21,6 +21,7 @@ Who answers what:
 ``Train``           ``StepCommitted`` | ``StepLost`` | ``PayloadLost`` of a group in the order
 ``Publish``         ``WeightsPublished``
 ``LoadWeights``     ``EngineServing`` (an older version than asked: the load failed)
+``RetireFleet``     nothing
 ==================  =============================================================================
 
 Every actor is announced by ``ActorJoined``, verifiers and references too: calls wait inside the
@@ -33,6 +34,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.panel import Panel
 from safeladder.records import (
     GenerationFailure,
     GroupHeader,
@@ -45,11 +47,6 @@ from safeladder.records import (
 
 ROLLOUT = "rollout"
 REFERENCE = "reference"
-
-
-def verifier_fleet(principle: str) -> str:
-    """Name of the fleet that judges one principle."""
-    return f"verifier:{principle}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ class ActorJoined:
     """An actor is up. An engine gets no lease before its first ``EngineServing``."""
 
     fleet: str
-    """``rollout``, ``reference`` or ``verifier_fleet(principle)``."""
+    """``rollout``, ``reference`` or ``panel.verifier_fleet(principle)``."""
     actor: str
     """Unique within the fleet; a replacement may reuse the name after ``ActorLost``."""
     capacity: int
@@ -113,7 +110,7 @@ class VerdictsReady:
 
     key: GroupKey
     attempt: int
-    principle: str
+    fleet: str
     call: int
     verdicts: tuple[Verdict, ...]
 
@@ -124,7 +121,7 @@ class ScoringLost:
 
     key: GroupKey
     attempt: int
-    principle: str
+    fleet: str
     call: int
 
 
@@ -155,6 +152,14 @@ class PayloadLost:
 
     key: GroupKey
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class PanelChanged:
+    """Groups whose scoring begins from now on are judged by this panel. Its new fleets are up;
+    their actors' ``ActorJoined`` follow."""
+
+    panel: Panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,7 @@ Event = (
     | ReferenceReady
     | ReferenceLost
     | PayloadLost
+    | PanelChanged
     | StepCommitted
     | StepLost
     | WeightsPublished
@@ -207,15 +213,17 @@ class GrantLease:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Judge these completions of a group under one principle. Goes to
-    ``verifier_fleet(principle)``; a free slot is there. ``call`` comes back with the answer."""
+    """Judge these completions of a group under one principle. Goes to ``fleet``, which has a free
+    slot. ``call`` comes back with the answer."""
 
     key: GroupKey
     attempt: int
-    principle: str
+    fleet: str
     call: int
+    principle: str
     payload: Any
     indexes: tuple[int, ...]
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +256,13 @@ class LoadWeights:
 
     engine: str
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetireFleet:
+    """No group needs this verifier fleet any more: its panel has been replaced."""
+
+    fleet: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +313,7 @@ Command = (
     | Train
     | Publish
     | LoadWeights
+    | RetireFleet
     | Release
     | PauseTraining
     | ResumeTraining

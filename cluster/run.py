@@ -26,11 +26,13 @@ from cluster.footprint import Footprint
 from cluster.ledger import Ledger
 from cluster.loop import Loop
 from cluster.monitor_link import MonitorLink
+from cluster.panel_keeper import PanelKeeper
 from cluster.remote import session
 from cluster.results import Results
 from cluster.run_directory import RunDirectory, Status
 from cluster.services import VerifierServices
 from cluster.supervised import supervised_rows
+from cluster.swaps import Swaps
 from cluster.telemetry import Telemetry
 from cluster.terminal import Terminal
 from curricula.prompts import PromptOrder, load_prompts
@@ -141,6 +143,8 @@ class Run:
         self._write_status("running")
         self._say(f"training: {config.run.steps - self._step} steps")
         coordinator = Coordinator(config, self._prompts, self._fence, ledger.snapshot())
+        swaps = Swaps(self._directory)
+        keeper = PanelKeeper(self._config, crew, swaps, services, telemetry)
         Loop(
             config,
             fence=self._fence,
@@ -148,6 +152,7 @@ class Run:
             ledger=ledger,
             rollout=crew.rollout,
             verifiers=crew.verifiers,
+            keeper=keeper,
             reference=crew.reference,
             learners=crew.learners,
             weights=crew.weights,
@@ -162,7 +167,8 @@ class Run:
         if not self._held_out:
             return
         self._say(f"evaluation `{stage}`: {len(self._held_out)} held-out prompts, greedy")
-        evaluation = Evaluation(config, self._held_out, crew.rollout, crew.verifiers, self._fence)
+        config = crew.panel.config
+        evaluation = Evaluation(config, self._held_out, crew.rollout, crew.judges, self._fence)
         self._results.add(stage, evaluation.run())
         self._say(f"evaluation `{stage}`: {self._results.describe(stage)}")
 

@@ -11,6 +11,7 @@ import math
 from cluster.breaker import Breaker
 from cluster.calls import CallId, CallQueue
 from cluster.groups import Group, GroupTable
+from cluster.panel import Panel
 from cluster.protocol import (
     REFERENCE,
     Alert,
@@ -18,11 +19,11 @@ from cluster.protocol import (
     ReferenceLost,
     ReferenceReady,
     ResumeTraining,
+    RetireFleet,
     Score,
     ScoreReference,
     ScoringLost,
     VerdictsReady,
-    verifier_fleet,
 )
 from cluster.rulings import Rulings
 from cluster.scoring import MIN_SIBLINGS, GroupScores, Outcome, PrincipleScores, has_variance
@@ -48,15 +49,14 @@ class ScoreDesk:
         self._groups = groups
         self._rulings = rulings
         self._now_s = 0.0
-        self._verifiers = {
-            name: CallQueue(principle.timeout_s + GRACE_S)
-            for name, principle in config.principles.items()
-        }
-        self._breakers = {name: Breaker(config.reward.breaker) for name in config.principles}
+        self._panel = Panel.first(config)
+        self._principles: dict[str, str] = {}
+        """Verifier fleet → its principle, fleets that are being retired included."""
+        self._breakers: dict[str, Breaker] = {}
         self._references = CallQueue(REFERENCE_DEADLINE_S + GRACE_S)
-        self._principles = {verifier_fleet(name): name for name in config.principles}
-        self.queues = {verifier_fleet(name): queue for name, queue in self._verifiers.items()}
+        self.queues: dict[str, CallQueue] = {}
         """Fleet → its calls."""
+        self.change(self._panel)
         if config.reference.enabled:
             self.queues[REFERENCE] = self._references
         self._ask_again_at: dict[tuple[GroupKey, str], float] = {}
@@ -69,23 +69,31 @@ class ScoreDesk:
         names = sorted({principle for _, principle in self._ask_again_at})
         return f"no valid verdict from {', '.join(names)}" if names else None
 
+    def change(self, panel: Panel) -> None:
+        """Judge by this panel what is opened from now on."""
+        self._panel = panel
+        for principle, fleet in panel.fleets.items():
+            if fleet not in self.queues:
+                timeout_s = panel.config.principles[principle].timeout_s
+                self.queues[fleet] = CallQueue(timeout_s + GRACE_S)
+                self._principles[fleet] = principle
+                self._breakers[fleet] = Breaker(panel.config.reward.breaker)
+
     def join(self, fleet: str, actor: str, capacity: int) -> None:
         """An actor is up."""
-        self.queues[fleet].join(actor, capacity)
+        if fleet in self.queues:
+            self.queues[fleet].join(actor, capacity)
 
     def lose(self, fleet: str, actor: str) -> None:
         """An actor is gone."""
-        self._lose_calls(fleet, self.queues[fleet].lose(actor))
+        if fleet in self.queues:
+            self._lose_calls(fleet, self.queues[fleet].lose(actor))
 
     def open(self, group: Group) -> None:
         """Begin to score a GENERATED group: under all its principles at once."""
         assert group.header is not None, f"{group.key} has no header"
         group.scores = GroupScores(
-            len(group.header.lengths),
-            self._config.routes[group.route],
-            self._config.principles,
-            self._breakers,
-            self._config.reward,
+            len(group.header.lengths), group.route, self._panel, self._breakers
         )
         for scores in group.scores.principles.values():
             self._ask(group, scores)
@@ -97,15 +105,17 @@ class ScoreDesk:
         if group.scores is None:
             return
         for name, scores in group.scores.principles.items():
-            self._verifiers[name].withdraw(CallId(group.key, group.attempt, scores.call))
+            self.queues[scores.fleet].withdraw(CallId(group.key, group.attempt, scores.call))
             self._end_pause(group, name)
         self._references.withdraw(CallId(group.key, group.attempt, group.reference_call))
 
     def take_verdicts(self, event: VerdictsReady) -> bool:
         """False if the answer is late."""
         call = CallId(event.key, event.attempt, event.call)
-        found = self._find(event.principle, call)
-        if not self._verifiers[event.principle].settle(call) or found is None:
+        if event.fleet not in self._principles:  # retired, and nobody waits for it
+            return False
+        found = self._find(event.fleet, call)
+        if not self.queues[event.fleet].settle(call) or found is None:
             return False
         group, scores = found
         self._follow(group, scores, scores.take(group.key, event.verdicts))
@@ -114,8 +124,8 @@ class ScoreDesk:
     def take_loss(self, event: ScoringLost) -> bool:
         """False if the news is late."""
         call = CallId(event.key, event.attempt, event.call)
-        is_out = self._verifiers[event.principle].settle(call)
-        return is_out and self._lose_call(event.principle, call)
+        is_out = event.fleet in self._principles and self.queues[event.fleet].settle(call)
+        return is_out and self._lose_call(event.fleet, call)
 
     def take_reference(self, event: ReferenceReady) -> bool:
         """False if the answer is late."""
@@ -143,45 +153,63 @@ class ScoreDesk:
                 group = self._groups[key]
                 assert group.scores is not None, f"{key} pauses training without scores"
                 self._ask(group, group.scores.principles[principle])
+        self._retire_fleets()
         if self._ask_again_at and now_s - self._paused_since_s > PAUSE_BUDGET_S:
             text = f"training was paused for {PAUSE_BUDGET_S:.0f} s: {self.pause_reason}"
             self._rulings.fail(text, VerifierUnavailableError.exit_code)
 
     def start_calls(self) -> None:
         """Send what waits and finds a slot."""
-        for principle, queue in self._verifiers.items():
-            for call in queue.start(self._now_s):
-                found = self._find(principle, call)
+        for fleet in self._principles:
+            for call in self.queues[fleet].start(self._now_s):
+                found = self._find(fleet, call)
                 assert found is not None, f"{call} waits for a group that is gone"
                 group, scores = found
                 self._rulings.emit(
-                    Score(*call[:2], principle, call.call, group.payload, scores.open)
+                    Score(
+                        *call[:2],
+                        fleet,
+                        call.call,
+                        scores.principle,
+                        group.payload,
+                        scores.open,
+                        scores.policy.timeout_s,
+                    )
                 )
         for call in self._references.start(self._now_s):
             self._rulings.emit(ScoreReference(*call, self._groups[call.key].payload))
 
+    def _retire_fleets(self) -> None:
+        """Let go of the fleets that neither the panel nor a group being scored needs."""
+        leaving = self._principles.keys() - set(self._panel.fleets.values())
+        if not leaving:
+            return
+        for fleet in leaving - self._groups.fleets_in_use():
+            del self.queues[fleet], self._principles[fleet], self._breakers[fleet]
+            self._rulings.emit(RetireFleet(fleet))
+
     def _ask(self, group: Group, scores: PrincipleScores) -> None:
         scores.call += 1
         call = CallId(group.key, group.attempt, scores.call)
-        self._verifiers[scores.principle].ask(call)
+        self.queues[scores.fleet].ask(call)
 
-    def _find(self, principle: str, call: CallId) -> tuple[Group, PrincipleScores] | None:
+    def _find(self, fleet: str, call: CallId) -> tuple[Group, PrincipleScores] | None:
         """The group and its scores, if this attempt is in force. A call that is out is always the
         newest one: the next is asked for only when it is settled."""
         group = self._groups.find(call.key, call.attempt)
         if group is None or group.scores is None:
             return None
-        return group, group.scores.principles[principle]
+        return group, group.scores.principles[self._principles[fleet]]
 
     def _lose_calls(self, fleet: str, calls: list[CallId]) -> None:
         for call in calls:
             if fleet == REFERENCE:
                 self._lose_reference_call(call)
             else:
-                self._lose_call(self._principles[fleet], call)
+                self._lose_call(fleet, call)
 
-    def _lose_call(self, principle: str, call: CallId) -> bool:
-        found = self._find(principle, call)
+    def _lose_call(self, fleet: str, call: CallId) -> bool:
+        found = self._find(fleet, call)
         if found is None:
             return False
         group, scores = found

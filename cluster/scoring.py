@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.breaker import Breaker
+from cluster.panel import Panel
 from rewards.combine import combine_group
-from safeladder.config import PrincipleConfig, RewardConfig
+from safeladder.config import PrincipleConfig
 from safeladder.records import GroupKey, InvalidCause, Verdict, VerdictStatus
 
 MIN_SIBLINGS = 2
@@ -34,6 +35,8 @@ class PrincipleScores:
     """One principle's verdicts on the siblings of a group."""
 
     principle: str
+    fleet: str
+    """Who judges."""
     policy: PrincipleConfig
     breaker: Breaker
     """Shared by all groups that this verifier judges."""
@@ -126,17 +129,24 @@ class GroupScores:
     def __init__(
         self,
         size: int,
-        weights: Mapping[str, float],
-        policies: Mapping[str, PrincipleConfig],
+        route: str,
+        panel: Panel,
         breakers: Mapping[str, Breaker],
-        rule: RewardConfig,
     ) -> None:
         self._size = size
-        self._weights = weights
-        self._rule = rule
+        self._weights = panel.config.routes[route]
+        self._rule = panel.config.reward
+        self.generation = panel.generation
+        """Of the panel that judges the whole group."""
         self.principles = {
-            name: PrincipleScores(name, policies[name], breakers[name], tuple(range(size)))
-            for name in weights
+            name: PrincipleScores(
+                name,
+                fleet := panel.fleets[name],
+                panel.config.principles[name],
+                breakers[fleet],
+                tuple(range(size)),
+            )
+            for name in self._weights
         }
 
     @property

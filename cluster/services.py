@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cluster.placement import child_environment
@@ -99,26 +100,36 @@ class VerifierServices:
 
     def __init__(self, config: Config, config_file: Path, folder: Path) -> None:
         self._config = config
-        self._services = [
-            VerifierService(name, config_file, folder)
-            for name, principle in config.principles.items()
-            if principle.service is not None and principle.service.spawn
-        ]
-        if self._services:
-            folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._services = _services(config, config.principles, config_file, folder)
 
     def start(self) -> Config:
         """Start all and wait; returns the config with their addresses filled in."""
-        for service in self._services:
+        return self._start(self._config, self._services)
+
+    def add(self, config: Config, principles: Collection[str], config_file: Path) -> Config:
+        """Start further services, those of ``principles`` in another configuration, and wait.
+
+        Returns that configuration with their addresses. Raises ``VerifierUnavailableError``.
+        """
+        folder = self._folder / config_file.stem
+        added = _services(config, principles, config_file, folder)
+        resolved = self._start(config, added)
+        self._services += added
+        return resolved
+
+    @staticmethod
+    def _start(config: Config, services: Sequence[VerifierService]) -> Config:
+        for service in services:
             service.start()
-        principles = dict(self._config.principles)
-        for service in self._services:
+        principles = dict(config.principles)
+        for service in services:
             service.wait_until_ready()
             principle = principles[service.principle]
             token = principle.service.token_file if principle.service else None
             resolved = ServiceConfig(address=service.address, token_file=token)
             principles[service.principle] = principle.model_copy(update={"service": resolved})
-        return self._config.model_copy(update={"principles": principles})
+        return config.model_copy(update={"principles": principles})
 
     def supervise(self) -> None:
         """Restart what died."""
@@ -129,3 +140,17 @@ class VerifierServices:
         """End all."""
         for service in self._services:
             service.stop()
+
+
+def _services(
+    config: Config, principles: Collection[str], config_file: Path, folder: Path
+) -> list[VerifierService]:
+    """One for each of the principles that asks for a service of the run's own."""
+    services = [
+        VerifierService(name, config_file, folder)
+        for name in sorted(principles)
+        if (service := config.principles[name].service) is not None and service.spawn
+    ]
+    if services:
+        folder.mkdir(parents=True, exist_ok=True)
+    return services

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from cluster.calls import CallId
+from cluster.panel import verifier_fleet
 from cluster.protocol import (
     REFERENCE,
     ROLLOUT,
@@ -37,7 +38,6 @@ from cluster.protocol import (
     Train,
     VerdictsReady,
     WeightsPublished,
-    verifier_fleet,
 )
 from cluster.witness import Made, Witness
 from safeladder.config import Config
@@ -163,7 +163,7 @@ class SimulatedRoles:
             self._start_engine()
         for name, principle in self._config.principles.items():
             for _ in range(principle.actors):
-                self._start_verifier(name)
+                self._start_verifier(verifier_fleet(name))
         if self._config.reference.enabled:
             for _ in range(self._config.reference.actors):
                 self._join(REFERENCE, self._new_name(REFERENCE), CALLS_PER_ACTOR)
@@ -277,28 +277,27 @@ class SimulatedRoles:
 
     # ---- verifiers and references -------------------------------------------------------------
 
-    def _start_verifier(self, principle: str) -> None:
-        name = self._new_name(verifier_fleet(principle))
+    def _start_verifier(self, fleet: str) -> None:
+        name = self._new_name(fleet)
         self._scoring[name] = {}
-        self._join(verifier_fleet(principle), name, CALLS_PER_ACTOR)
+        self._join(fleet, name, CALLS_PER_ACTOR)
 
     def _score(self, call: Score) -> None:
         self.witness.saw_use(call.payload)
-        fleet = verifier_fleet(call.principle)
-        mine = [name for name in self._scoring if name.startswith(f"{fleet}-")]
+        mine = [name for name in self._scoring if name.startswith(f"{call.fleet}-")]
         actor = min(mine, key=lambda name: len(self._scoring[name]))
         self._scoring[actor][CallId(call.key, call.attempt, call.call)] = call
         seconds = self._rng.uniform(0.1, 2)
         if self._happens(self._faults.verifier_dies):
             for lost in self._scoring.pop(actor).values():
-                event = ScoringLost(lost.key, lost.attempt, lost.principle, lost.call)
+                event = ScoringLost(lost.key, lost.attempt, lost.fleet, lost.call)
                 self.timetable.add(seconds, event)
-            self.timetable.add(seconds, ActorLost(fleet, actor))
-            self._start_verifier(call.principle)
+            self.timetable.add(seconds, ActorLost(call.fleet, actor))
+            self._start_verifier(call.fleet)
             return
         verdicts = tuple(self._verdict(call, index) for index in call.indexes)
         self._answer(
-            seconds, VerdictsReady(call.key, call.attempt, call.principle, call.call, verdicts)
+            seconds, VerdictsReady(call.key, call.attempt, call.fleet, call.call, verdicts)
         )
 
     def _verdict(self, call: Score, index: int) -> Verdict:

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.coordinator import Coordinator
 from cluster.fleet import Lost
 from cluster.monitor_link import MonitorLink
+from cluster.panel import Panel
 from cluster.protocol import Alert, PauseTraining, ResumeTraining
 from cluster.remote import fetch
 from cluster.run_directory import RunDirectory, Status
@@ -45,6 +46,8 @@ class Telemetry:
         self._tokens = 0
         self._generate_s = 0.0
         self._invalid: Counter[str] = Counter()
+        self._canaries: dict[str, float] = {}
+        self._generation = 0
         self._verdict_rows: list[dict[str, Any]] = []
         self._last_step_at = time.monotonic()
         self._last_view_at = 0.0
@@ -75,6 +78,24 @@ class Telemetry:
         self._terminal.say(f"! {text}")
         self._monitor.send("alert", kind=kind, text=text)
 
+    def canaries(self, principle: str, wrong: int) -> None:
+        """A round of canaries came back."""
+        self._canaries[f"canary/{principle}_wrong"] = float(wrong)
+
+    def panel_changed(self, panel: Panel, versions: Mapping[str, str], text: str) -> None:
+        """A hot swap is in force: marked in the verdict log, in W&B and on the terminal."""
+        self._generation = panel.generation
+        mark = {
+            "event": "principles",
+            "generation": panel.generation,
+            "unix_s": time.time(),
+            "verifiers": dict(versions),
+            "routes": {name: dict(weights) for name, weights in panel.config.routes.items()},
+        }
+        self._verdict_rows.append(mark)
+        self._canaries = {}
+        self.alert("principles", text)
+
     def notice(self, command: Alert | PauseTraining | ResumeTraining) -> None:
         """What the coordinator wants people to know."""
         if isinstance(command, Alert):
@@ -98,6 +119,8 @@ class Telemetry:
             "time/generate_s": self._generate_s,
             "rollout/tokens_per_s": self._tokens / max(elapsed, 1e-9),
         }
+        row["reward/generation"] = float(self._generation)
+        row |= self._canaries
         row |= {f"reward/{k}": v for k, v in _principle_means(order).items()}
         row |= {f"train/{k}": v for k, v in report.metrics.items()}
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}

@@ -90,9 +90,9 @@ def read_verdicts(
 def _place(
     verdict: Mapping[str, Any], fates: Mapping[GroupKey, Fate]
 ) -> tuple[GroupKey | None, Fate | None]:
-    """The group of a verdict; None for one of no group, such as an evaluation's."""
+    """The group of a verdict; None for a line of no group: an evaluation's, the mark of a swap."""
     try:
-        epoch, ordinal, _ = map(int, str(verdict["sample_id"]).split("/"))
+        epoch, ordinal, _ = map(int, str(verdict.get("sample_id")).split("/"))
     except ValueError:
         return None, None
     key = GroupKey(epoch, ordinal)

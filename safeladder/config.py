@@ -157,6 +157,11 @@ class PrincipleConfig(Section):
     """What an INVALID verdict does. ``retry`` asks again, then drops the group."""
     max_retries: NonNegativeInt = 2
     """Further tries under ``retry``."""
+    canaries: Path | None = None
+    """JSON lines of answers whose verdicts are known; a new verifier takes over only if it is right
+    on all of them, and is asked again during the run."""
+    canary_every_s: PositiveFloat = 300.0
+    """Time between two rounds of canaries."""
 
     @model_validator(mode="after")
     def _has_a_judge(self) -> Self:

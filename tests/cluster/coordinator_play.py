@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from cluster.coordinator import Coordinator
+from cluster.panel import verifier_fleet
 from cluster.protocol import (
     REFERENCE,
     ROLLOUT,
@@ -23,7 +24,6 @@ from cluster.protocol import (
     Train,
     VerdictsReady,
     WeightsPublished,
-    verifier_fleet,
 )
 from cluster.transitions import LedgerSnapshot, Transition
 from safeladder.config import Config
@@ -178,7 +178,7 @@ class Play:
             verdict(call, index, judgement, retryable=retryable)
             for index, judgement in zip(call.indexes, judgements, strict=True)
         )
-        self.send(VerdictsReady(call.key, call.attempt, call.principle, call.call, verdicts))
+        self.send(VerdictsReady(call.key, call.attempt, call.fleet, call.call, verdicts))
 
     def refer(self, call: ScoreReference) -> None:
         payload = f"reference of {call.payload}"

@@ -1,3 +1,4 @@
+from cluster.panel import verifier_fleet
 from cluster.protocol import (
     REFERENCE,
     ActorJoined,
@@ -7,7 +8,6 @@ from cluster.protocol import (
     ScoreReference,
     ScoringLost,
     Train,
-    verifier_fleet,
 )
 from safeladder.records import InvalidCause
 from tests.cluster.coordinator_play import (
@@ -83,7 +83,7 @@ def test_news_of_lost_calls_sends_nothing_before_the_news_of_the_dead_actor() ->
     play.send(ActorJoined(SAFETY, "v-0", 9))
     play.generate(grants[0])
     (call,) = play.take(Score)
-    play.send(ScoringLost(call.key, call.attempt, "safety", call.call))
+    play.send(ScoringLost(call.key, call.attempt, call.fleet, call.call))
     play.send(ActorLost(SAFETY, "v-0"))
     play.tick()
     assert play.take(Score) == []

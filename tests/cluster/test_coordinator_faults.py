@@ -230,7 +230,8 @@ def test_a_run_that_drops_nearly_everything_alerts_and_then_fails(
     reason: str, exit_code: int
 ) -> None:
     judge = {"verifier": "a:B", "on_invalid": "drop_group"}
-    play = Play(make_config(principles={"safety": judge}, **ONE))
+    no_pause = {"breaker": {"max_invalid_share": 1.0}}
+    play = Play(make_config(principles={"safety": judge}, reward=no_pause, **ONE))
     answer = 0.5 if reason == "filtered" else InvalidCause.ERROR
     for num_drops in range(1, 51):
         (grant,) = play.take(GrantLease)

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cluster.coordinator import Coordinator
 from cluster.ledger import Ledger
+from cluster.panel import verifier_fleet
 from cluster.protocol import (
     REFERENCE,
     ROLLOUT,
@@ -34,7 +35,6 @@ from cluster.protocol import (
     Train,
     VerdictsReady,
     WeightsPublished,
-    verifier_fleet,
 )
 from safeladder.records import GenerationFailure, GroupKey, InvalidCause, StepReport, TrainOrder
 from tests.cluster.coordinator_play import Judgement, Prompts, header, make_config, verdict
@@ -135,7 +135,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
                 self.answer(GroupGenerated(header(lease, engine, version), payload))
             case Score(key=key, attempt=attempt, call=call):
                 verdicts = tuple(verdict(command, i, judgements[i]) for i in command.indexes)
-                self.answer(VerdictsReady(key, attempt, command.principle, call, verdicts))
+                self.answer(VerdictsReady(key, attempt, command.fleet, call, verdicts))
             case ScoreReference(key=key, attempt=attempt, call=call):
                 payload = f"reference {command.payload}"
                 self.answer(ReferenceReady(key, attempt, call, payload))
@@ -185,7 +185,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def lose_call(self, data: st.DataObject) -> None:
         call = self.take(data, Score, ScoreReference)
         if isinstance(call, Score):
-            self.answer(ScoringLost(call.key, call.attempt, call.principle, call.call))
+            self.answer(ScoringLost(call.key, call.attempt, call.fleet, call.call))
         else:
             self.answer(ReferenceLost(call.key, call.attempt, call.call))
 

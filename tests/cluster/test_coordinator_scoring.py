@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from cluster.panel import verifier_fleet
 from cluster.protocol import (
     Alert,
     Fail,
@@ -15,7 +16,6 @@ from cluster.protocol import (
     ScoringLost,
     Train,
     VerdictsReady,
-    verifier_fleet,
 )
 from safeladder.records import InvalidCause
 from tests.cluster.coordinator_play import (
@@ -159,7 +159,7 @@ def test_a_pause_ends_when_the_group_that_caused_it_is_dropped() -> None:
     play, safety, form = generated(config_with("pause"))
     play.judge(safety, [TIMEOUT, 0.0, 1.0])
     for _ in range(3):
-        play.send(ScoringLost(form.key, form.attempt, form.principle, form.call))
+        play.send(ScoringLost(form.key, form.attempt, form.fleet, form.call))
         play.tick()
         form = next(iter(play.take(Score)), form)
     assert play.dropped == {"invalid": 1}
@@ -229,11 +229,11 @@ def test_a_lost_score_is_asked_again_and_ends_as_invalid_when_it_keeps_being_los
     play, safety, _ = generated(config_with("drop_group"))
     for call in (1, 2):
         assert safety.call == call
-        play.send(ScoringLost(safety.key, safety.attempt, "safety", safety.call))
+        play.send(ScoringLost(safety.key, safety.attempt, safety.fleet, safety.call))
         play.tick()
         (safety,) = play.take(Score)
     assert play.dropped == {}
-    play.send(ScoringLost(safety.key, safety.attempt, "safety", safety.call))
+    play.send(ScoringLost(safety.key, safety.attempt, safety.fleet, safety.call))
     assert play.dropped == {"invalid": 1}
     assert "INVALID(unavailable)" in play.transitions[-1].detail
 
@@ -262,6 +262,6 @@ def test_an_answer_that_does_not_fit_the_question_is_malformed(fault: str) -> No
         "wrong sample": [good[1], good[0], good[2]],
         "wrong principle": [verdict(form, i, 0.5) for i in range(3)],
     }
-    play.send(VerdictsReady(safety.key, 1, "safety", safety.call, tuple(answers[fault])))
+    play.send(VerdictsReady(safety.key, 1, safety.fleet, safety.call, tuple(answers[fault])))
     assert play.dropped == {"invalid": 1}
     assert "INVALID(malformed)" in play.transitions[-3].detail

@@ -1,0 +1,128 @@
+"""A hot swap as the coordinator sees it: at a group boundary, without a mixture, nothing lost."""
+
+from __future__ import annotations
+
+from cluster.panel import Panel, verifier_fleet
+from cluster.protocol import (
+    ActorJoined,
+    ActorLost,
+    GrantLease,
+    PanelChanged,
+    RetireFleet,
+    Score,
+    ScoringLost,
+    Train,
+    VerdictsReady,
+)
+from safeladder.config import Config
+from tests.cluster.coordinator_play import Play, make_config, verdict
+
+OLD = verifier_fleet("safety")
+NEW = verifier_fleet("safety", 1)
+
+
+def with_principles(config: Config, routes: dict[str, float], changed: str = "") -> Config:
+    principles = {
+        name: {"verifier": f"a:{changed if name == 'safety' else ''}B"} for name in routes
+    }
+    return make_config(
+        principles=principles,
+        routes={"safety": routes},
+        schedule=config.schedule.model_dump(),
+    )
+
+
+def swap(play: Play, panel: Panel) -> None:
+    play.send(PanelChanged(panel))
+    for fleet in set(panel.fleets.values()):
+        if fleet not in (OLD, verifier_fleet("format")):
+            play.send(ActorJoined(fleet, f"{fleet}-0", 1000))
+
+
+def test_a_group_that_is_being_scored_stays_with_the_old_verifier_and_the_next_has_the_new() -> (
+    None
+):
+    play = Play()
+    first, second = play.take(GrantLease)[:2]
+    play.generate(first)
+    panel = Panel.first(play.config).changed(
+        with_principles(play.config, {"safety": 1.0}, "New"), kept=()
+    )
+    assert panel.fleets == {"safety": NEW}
+    swap(play, panel)
+    play.generate(second)
+    old, new = play.take(Score)
+    assert (old.key, old.fleet) == (first.lease.key, OLD)
+    assert (new.key, new.fleet) == (second.lease.key, NEW)
+    play.judge(new, [0.0, 1.0])
+    assert play.take(Train) == play.take(RetireFleet) == []  # the old one still has a group
+    play.judge(old, [1.0, 0.0])
+    (train,) = play.take(Train)
+    assert [group.rewards for group in train.order.groups] == [(1.0, 0.0), (0.0, 1.0)]
+    play.tick(1)
+    assert play.take(RetireFleet) == [RetireFleet(OLD)]
+
+
+def test_an_invalid_verdict_is_asked_again_of_the_verifier_that_gave_it() -> None:
+    play = Play(make_config(principles={"safety": {"verifier": "a:B", "on_invalid": "retry"}}))
+    play.generate(play.take(GrantLease)[0])
+    (call,) = play.take(Score)
+    swap(play, Panel.first(play.config).changed(play.config, kept=()))
+    play.send(ScoringLost(call.key, call.attempt, call.fleet, call.call))
+    play.tick(1)
+    (again,) = play.take(Score)
+    assert (again.fleet, again.call) == (OLD, 2)
+    assert play.take(RetireFleet) == []
+
+
+def test_principles_can_be_added_removed_and_weighed_anew() -> None:
+    play = Play(
+        make_config(
+            principles={"safety": {"verifier": "a:B"}, "format": {"verifier": "a:B"}},
+            routes={"safety": {"safety": 1.0, "format": 1.0}},
+        )
+    )
+    wanted = with_principles(play.config, {"safety": 2.0, "tone": 0.5})
+    swap(play, Panel.first(play.config).changed(wanted, kept={"safety"}))
+    play.generate(play.take(GrantLease)[0])
+    calls = {call.principle: call for call in play.take(Score)}
+    assert {name: call.fleet for name, call in calls.items()} == {
+        "safety": OLD,
+        "tone": verifier_fleet("tone", 1),
+    }
+    play.judge(calls["safety"], [1.0, 0.0])
+    play.judge(calls["tone"], [1.0, 0.0])
+    play.tick(1)
+    assert play.take(RetireFleet) == [RetireFleet(verifier_fleet("format"))]
+    group = play.coordinator._groups[calls["safety"].key]
+    assert group.rewards == (2.5, 0.0)
+    assert group.scores is not None
+    assert group.scores.generation == 1
+
+
+def test_what_a_retired_fleet_says_is_late() -> None:
+    play = Play()
+    swap(play, Panel.first(play.config).changed(play.config, kept=()))
+    play.tick(1)
+    assert play.take(RetireFleet) == [RetireFleet(OLD)]
+    key = play.take(GrantLease)[0].lease.key
+    call = Score(key, 1, OLD, 1, "safety", "payload", (0,), 30.0)
+    before = play.coordinator.status().late_results
+    play.send(ActorJoined(OLD, "ghost", 4))
+    play.send(VerdictsReady(key, 1, OLD, 1, (verdict(call, 0, 1.0),)))
+    play.send(ScoringLost(key, 1, OLD, 1))
+    play.send(ActorLost(OLD, "ghost"))
+    assert play.coordinator.status().late_results == before + 2
+
+
+def test_two_swaps_in_a_row_leave_one_panel() -> None:
+    play = Play()
+    panel = Panel.first(play.config)
+    for _ in range(2):
+        panel = panel.changed(play.config, kept=())
+        swap(play, panel)
+    play.tick(1)
+    retired = {command.fleet for command in play.take(RetireFleet)}
+    assert retired == {OLD, NEW}
+    play.generate(play.take(GrantLease)[0])
+    assert [call.fleet for call in play.take(Score)] == [verifier_fleet("safety", 2)]
