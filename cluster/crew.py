@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors.rollout import EngineStatus
+from cluster.engines import LOAD_CALL_S
 from cluster.fleet import Exhausted, Fleet, Joined, Lost, Reply
 from cluster.learner_group import LearnerGroup, LearnerLost
-from cluster.loop import LOAD_DEADLINE_S, RunFailedError
 from cluster.panel import Panel
 from cluster.placement import placement_of
 from cluster.protocol import REFERENCE, ROLLOUT
@@ -21,7 +21,7 @@ from cluster.remote import build_store_owner, spawn
 from cluster.roles import build_reference, build_rollout, build_verifier_role
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config, PrincipleConfig
-from safeladder.errors import EnvironmentUnfitError, VerifierUnavailableError
+from safeladder.errors import EnvironmentUnfitError, RunFailedError, VerifierUnavailableError
 
 SAVE_DEADLINE_S = 1800.0
 VERIFIER_START_DEADLINE_S = 300.0
@@ -108,7 +108,7 @@ class Crew:
     def publish(self, version: int) -> None:
         """Export the learner's weights as ``version`` and let every engine load them, now."""
         arguments = {"version": version, "fence": self._fence}
-        self.learners.call("publish", arguments, context="publish", deadline_s=LOAD_DEADLINE_S)
+        self.learners.call("publish", arguments, context="publish", deadline_s=LOAD_CALL_S)
         manifest, payload = self.await_learner("publish")
         self.weights.commit(PublishedWeights(manifest=manifest, payload=payload))
         for engine in self.rollout.ready:
@@ -117,7 +117,7 @@ class Crew:
                 "load_weights",
                 {"manifest": manifest, "payload_handle": payload},
                 context="load",
-                deadline_s=LOAD_DEADLINE_S,
+                deadline_s=LOAD_CALL_S,
             )
         self._await_loads(len(self.rollout.ready), version)
 

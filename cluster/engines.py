@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from safeladder.records import GroupKey
 
-LOAD_DEADLINE_S = 660.0
+LOAD_CALL_S = 600.0
+"""Longest publication, load of weights or pricing of a group, as the shell's calls have it."""
+LOAD_DEADLINE_S = LOAD_CALL_S + 60
 """A load that was not answered by then is asked for again."""
 LOAD_RETRY_S = 5.0
 """Pause after a load that left the engine on an older version."""

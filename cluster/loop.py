@@ -23,6 +23,7 @@ from actors.reference import ReferenceFailure, ReferenceScored
 from actors.rollout import EngineStatus, GeneratedGroup
 from actors.verifier import ScoredGroup, ScorePayloadLost
 from cluster.coordinator import Coordinator
+from cluster.engines import LOAD_CALL_S
 from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined, Lost, Reply
 from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.ledger import Ledger
@@ -63,7 +64,7 @@ from cluster.services import VerifierServices
 from cluster.telemetry import Telemetry
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config
-from safeladder.errors import SafeladderError
+from safeladder.errors import RunFailedError
 from safeladder.records import GenerationFailure, StepReport
 
 log = logging.getLogger(__name__)
@@ -72,16 +73,7 @@ TURN_S = 0.02
 """Pause between two turns that found nothing to do."""
 GRACE_S = 30.0
 """A call may answer this much later than the role's own deadline."""
-LOAD_DEADLINE_S = 600.0
 CALLS_PER_REFERENCE = 2
-
-
-class RunFailedError(SafeladderError):
-    """The coordinator gave the run up."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,7 +325,7 @@ class Loop:
                     "publish",
                     {"version": command.version, "fence": self._fence},
                     context=command,
-                    deadline_s=LOAD_DEADLINE_S,
+                    deadline_s=LOAD_CALL_S,
                 )
             case LoadWeights():
                 self._load(command)
@@ -371,7 +363,7 @@ class Loop:
             self._reference is None
             or actor is None
             or not self._reference.call(
-                actor, "score", arguments, context=command, deadline_s=LOAD_DEADLINE_S
+                actor, "score", arguments, context=command, deadline_s=LOAD_CALL_S
             )
         ):
             self._events.append(ReferenceLost(command.key, command.attempt, command.call))
@@ -391,7 +383,7 @@ class Loop:
             "load_weights",
             {"manifest": weights.manifest, "payload_handle": weights.payload},
             context=command,
-            deadline_s=LOAD_DEADLINE_S,
+            deadline_s=LOAD_CALL_S,
         )
         if not sent:
             self._weights.release(command.version)

@@ -12,7 +12,8 @@
     ├── NotResumableError        6   no checkpoint that verifies
     │   └── ChecksumError        6   bytes that differ from their manifest
     ├── FencedError             75   a newer driver owns this run
-    └── PreemptedError          75   told to stop from outside; safe to resume
+    ├── PreemptedError          75   told to stop from outside; safe to resume
+    └── RunFailedError           *   a run that cannot go on; carries the code of its reason
 
 A failure inside a rollout or a verifier is not an exception but data: see
 ``records.GenerationFailure`` and ``records.Verdict``.
@@ -81,3 +82,11 @@ class PreemptedError(SafeladderError):
     """The process was told to stop (SIGTERM); the run can be resumed."""
 
     exit_code = 75
+
+
+class RunFailedError(SafeladderError):
+    """A run cannot go on; the exit code says for which kind of reason."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
