@@ -57,8 +57,8 @@ class LabelReader:
         cache, self._cache = self._cache, None
         if cache is None or any(getattr(cache, "is_sliding", ())):  # a sliding cache forgets
             cache, known = None, 0
-        else:
-            cache.crop(known)
+        elif known < self._seen.size:
+            cache.crop(known - self._seen.size)  # as many tokens as stand behind
         ids = torch.from_numpy(prompt[known:].astype(np.int64))[None]
         output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         self._cache, self._seen = output.past_key_values, prompt

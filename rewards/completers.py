@@ -89,10 +89,10 @@ class Local:
         self._timeout_s = timeout_s
         self._batch_size = batch_size
         self._completer: Completer | None = None
-        self._replies: _Batches[tuple[Sequence[Message], int], str] = _Batches(
+        self._replies: Batches[tuple[Sequence[Message], int], str] = Batches(
             self._complete, timeout_s, batch_size
         )
-        self._scores: dict[tuple[str, ...], _Batches[Sequence[Message], list[float]]] = {}
+        self._scores: dict[tuple[str, ...], Batches[Sequence[Message], list[float]]] = {}
 
     async def start(self) -> None:
         """Construct the completer (in a thread) and have it say one word, so that whatever is
@@ -124,7 +124,7 @@ class Local:
             async def score(batch: Sequence[Sequence[Message]]) -> list[list[float]]:
                 return await scorer.label_logprobs(batch, key)
 
-            self._scores[key] = _Batches(score, self._timeout_s, self._batch_size)
+            self._scores[key] = Batches(score, self._timeout_s, self._batch_size)
         return await self._scores[key].ask(messages)
 
     async def close(self) -> None:
@@ -149,7 +149,7 @@ class Local:
         return await self._ready(()).complete([messages for messages, _ in batch], limit)
 
 
-class _Batches(Generic[Question, Answer]):
+class Batches(Generic[Question, Answer]):
     """Collects questions of the same moment, asks them together and deals the answers out."""
 
     def __init__(
