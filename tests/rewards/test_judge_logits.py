@@ -125,6 +125,7 @@ def test_an_endpoint_is_asked_for_its_first_token() -> None:
         top_tokens([("good", -0.1), ("ba", -3.0)]),
         top_tokens([("good", -0.1), ("bad", None)]),
         top_tokens([("good", 5.0), ("bad", -3.0)]),
+        top_tokens([("good", -0.1), ("bad", -math.inf)]),
         top_tokens([]),
         json.dumps({"choices": [{"logprobs": None, "message": {"content": "good"}}]}),
         json.dumps({"choices": []}),

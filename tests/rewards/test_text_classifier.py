@@ -42,10 +42,10 @@ def score(path: Path, *answers: str, **options: Any) -> list[Verdict]:
 
 
 def test_the_score_is_the_softmax_of_the_weighted_terms(tmp_path: Path) -> None:
-    # tf-idf of "kind kind": a:kind 2 * (1 + ln 2), a~ki 1 + ln 2; divided by their norm
-    kind = 2 / math.sqrt(5)
+    # tf-idf of "kind kitten": a:kind 2 * (1 + ln 1), a~ki 1 * (1 + ln 2); divided by their norm
+    kind = 2 / math.hypot(2, 1 + math.log(2))
     expected = 1 / (1 + math.exp(0.5 - 4 * kind))
-    verdicts = score(write(tmp_path), "kind kind", "cruel")
+    verdicts = score(write(tmp_path), "kind kitten", "cruel")
     assert verdicts[0].score == pytest.approx(expected)
     assert verdicts[1].score == pytest.approx(1 / (1 + math.exp(3.5)))
     assert [v.label for v in verdicts] == ["good", "bad"]
