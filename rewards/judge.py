@@ -35,7 +35,8 @@ class Judge(SampleVerifier):
 
     ``mode``: ``reply`` reads a generated label, ``logits`` compares how likely the labels are as
     replies: ``logit_score: prob`` gives the expected score, ``hard`` that of one label, for which
-    the better of two must reach ``threshold``. ``score_chain`` judges the chain of thought as well
+    the better of two must reach ``threshold``; if all labels together are less likely than
+    ``min_mass``, there is no verdict. ``score_chain`` judges the chain of thought as well
     and multiplies; a response without exactly one think block scores 0 (``opened_by_prompt``: see
     ``format.ThinkFormat``).
 
@@ -60,6 +61,7 @@ class Judge(SampleVerifier):
         mode: Literal["reply", "logits"] = "reply",
         logit_score: Literal["prob", "hard"] = "hard",
         threshold: Share = 0.5,
+        min_mass: Share = 0.0,
         score_chain: bool = False,
         opened_by_prompt: bool = False,
         timeout_s: PositiveFloat = 30.0,
@@ -73,7 +75,7 @@ class Judge(SampleVerifier):
             "model": model,
             "completer": completer,
             "completer_options": completer_options,
-            "mode": [mode, logit_score, threshold],
+            "mode": [mode, logit_score, threshold, min_mass],
             "chain": [score_chain, opened_by_prompt],
             "max_image_bytes": max_image_bytes,
         }
@@ -82,6 +84,7 @@ class Judge(SampleVerifier):
         self._by_logits = mode == "logits"
         self._logit_score: Literal["prob", "hard"] = logit_score
         self._threshold = threshold
+        self._min_mass = min_mass
         self._score_chain = score_chain
         self._opened_by_prompt = opened_by_prompt
         if self._by_logits:
@@ -157,7 +160,9 @@ class Judge(SampleVerifier):
         if self._by_logits:
             labels = list(template.scores)
             logprobs = await self._backend.label_logprobs(messages, labels, images)
-            return judge_by_logprobs(logprobs, template.scores, self._logit_score, self._threshold)
+            return judge_by_logprobs(
+                logprobs, template.scores, self._logit_score, self._threshold, self._min_mass
+            )
         reply = await self._backend.reply(messages, template.max_tokens, images)
         label = template.label_of(reply)
         if label is None:

@@ -50,6 +50,12 @@ def test_knowledge_by_logits_is_the_published_formula_and_a_blank_answer_is_zero
     assert [v.score for v in verdicts] == [pytest.approx((0.75 + 1 - 0.25) / 2), 0.0]
 
 
+def test_labels_that_the_model_would_hardly_say_give_no_verdict() -> None:
+    verdicts = score(by_logits(min_mass=0.1), "alpha", "beta")
+    assert [(v.score, v.cause) for v in verdicts] == [(None, InvalidCause.MALFORMED), (0.0, None)]
+    assert verdicts[0].evidence == "the labels have 0.04 of all mass, less than 0.1"
+
+
 def test_log_probs_that_are_none_are_no_score() -> None:
     verdicts = score(by_logits(logit_score="prob"), "gamma", "delta")
     assert [(v.score, v.cause) for v in verdicts] == [(None, InvalidCause.MALFORMED)] * 2
@@ -84,7 +90,8 @@ def test_what_cannot_be_compared_is_refused(options: dict[str, Any], message: st
 def test_mode_and_threshold_are_part_of_the_version() -> None:
     versions = {by_logits().version, by_logits(threshold=0.4).version}
     versions |= {by_logits(logit_score="prob").version, by_logits(score_chain=True).version}
-    assert len(versions) == 4
+    versions.add(by_logits(min_mass=0.1).version)
+    assert len(versions) == 5
 
 
 def test_questions_about_the_same_labels_share_a_batch() -> None:
