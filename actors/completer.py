@@ -1,4 +1,4 @@
-"""Greedy text completion inside this process: the engine of a model-backed judge.
+"""Greedy text completion and label log-probs in this process: the engine of a judge.
 
 Owns one frozen chat model. Knows nothing of rollouts, versions or what the text is judged for.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from actors.label_logprobs import LabelReader
 from actors.rendering import PromptRenderer
 from safeladder.records import Message
 
@@ -33,6 +34,7 @@ class TransformersCompleter:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="completer")
         self._model: Any = None
         self._renderer: PromptRenderer | None = None
+        self._reader: LabelReader | None = None
 
     async def complete(self, messages: Sequence[Sequence[Message]], max_tokens: int) -> list[str]:
         """One answer of at most ``max_tokens`` tokens for each conversation, in order."""
@@ -41,17 +43,22 @@ class TransformersCompleter:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, self._complete, messages, max_tokens)
 
+    async def label_logprobs(
+        self, conversations: Sequence[Sequence[Message]], labels: Sequence[str]
+    ) -> list[list[float]]:
+        """See ``rewards.completers.LabelCompleter.label_logprobs``."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._price, conversations, labels)
+
     async def close(self) -> None:
         """End the worker thread and drop the model."""
         await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
-        self._model = None
+        self._model = self._reader = None
 
     @torch.inference_mode()
     def _complete(self, messages: Sequence[Sequence[Message]], max_tokens: int) -> list[str]:
-        if self._renderer is None:
-            self._load()
-        assert self._renderer is not None
-        prompts = [self._renderer.render_messages(tuple(turns)) for turns in messages]
+        renderer = self._load()
+        prompts = [renderer.render_messages(tuple(turns)) for turns in messages]
         width = max(prompt.size for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)  # padded on the left
         mask = torch.zeros_like(ids)
@@ -63,14 +70,28 @@ class TransformersCompleter:
             attention_mask=mask,
             max_new_tokens=max_tokens,
             do_sample=False,
-            eos_token_id=list(self._renderer.stop_ids),
-            pad_token_id=self._renderer.stop_ids[0],
+            eos_token_id=list(renderer.stop_ids),
+            pad_token_id=renderer.stop_ids[0],
         )
-        return [self._renderer.decode(row.numpy()) for row in output[:, width:]]
+        return [renderer.decode(row.numpy()) for row in output[:, width:]]
 
-    def _load(self) -> None:
-        torch.set_num_threads(self._threads)
-        self._model = AutoModelForCausalLM.from_pretrained(
-            self._path, dtype=getattr(torch, self._dtype)
-        ).eval()
-        self._renderer = PromptRenderer(self._path)
+    def _price(
+        self, conversations: Sequence[Sequence[Message]], labels: Sequence[str]
+    ) -> list[list[float]]:
+        renderer = self._load()
+        assert self._reader is not None
+        tokens = [renderer.encode_label(label) for label in labels]
+        return [
+            self._reader.price(renderer.render_messages(tuple(turns)), tokens)
+            for turns in conversations
+        ]
+
+    def _load(self) -> PromptRenderer:
+        if self._renderer is None:
+            torch.set_num_threads(self._threads)
+            self._model = AutoModelForCausalLM.from_pretrained(
+                self._path, dtype=getattr(torch, self._dtype)
+            ).eval()
+            self._reader = LabelReader(self._model)
+            self._renderer = PromptRenderer(self._path)
+        return self._renderer

@@ -83,6 +83,10 @@ class PromptRenderer:
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return np.asarray([*ids, stop_id], dtype=np.int32)
 
+    def encode_label(self, text: str) -> Tokens:
+        """Token ids [T] of the beginning of an answer: no stop token behind it."""
+        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
+
     def decode(self, tokens: Tokens) -> str:
         """Text of sampled ids [T] without special tokens."""
         text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True)

@@ -1,6 +1,9 @@
-"""How sure a difference is: bootstrap intervals for paired outcomes. Pure functions of arrays."""
+"""How sure a number is: bootstrap intervals for paired outcomes, Wilson's for a share. Pure."""
 
 from __future__ import annotations
+
+import math
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -34,3 +37,21 @@ def paired_bootstrap(
     means = difference[drawn].mean(axis=1)  # [resamples]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def wilson(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927): sound for few trials and near 0 and 1.
+
+    Raises ``ValueError`` unless 0 <= successes <= trials and trials >= 1.
+
+    >>> tuple(round(bound, 4) for bound in wilson(8, 10))
+    (0.4902, 0.9433)
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} successes in {trials} trials")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / trials
+    center = share + z * z / (2 * trials)
+    width = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (center - width) / scale), min(1.0, (center + width) / scale)

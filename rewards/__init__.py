@@ -2,18 +2,23 @@
 
 A principle of the configuration names its verifier by import path and passes ``options``:
 
-========================================  ========================================================
-``verifier:``                             score 1 for
-========================================  ========================================================
-``rewards.format:ThinkFormat``            one think block with reasoning, then an answer
-``rewards.format:StopWithinLimit``        an answer that ends by itself, within a token limit
-``rewards.language:LanguageConsistency``  question, chain and answer in one language
-``rewards.safety:SafetyRules``            a safe answer with a reason or help (six labels, rules)
-``rewards.helpfulness:Normal``            help on a harmless question, no refusal, no warning
-``rewards.exact:ExactAnswer``             the reference as text, phrase or number
-``rewards.exact:MathAnswer``              the reference symbolically (math-verify, child process)
-``rewards.judge:Judge``                   a language model's label: ``safety``, ``normal`` or yours
-========================================  ========================================================
+==========================================  ======================================================
+``verifier:``                               score 1 for
+==========================================  ======================================================
+``rewards.format:ThinkFormat``              one think block with reasoning, then an answer
+``rewards.format:StopWithinLimit``          an answer that ends by itself, within a token limit
+``rewards.language:LanguageConsistency``    question, chain and answer in one language
+``rewards.safety:SafetyRules``              a safe answer with a reason or help (six labels, rules)
+``rewards.helpfulness:Normal``              help on a harmless question, no refusal, no warning
+``rewards.exact:ExactAnswer``               the reference as text, phrase or number
+``rewards.exact:MathAnswer``                the reference symbolically (math-verify, child process)
+``rewards.instructions:InstructionRules``   the share of a row's constraints that are met
+``rewards.visual_focus:VisualFocus``        reasoning that says what the image shows (rule)
+``rewards.judge:Judge``                     a language model's label; templates in ``judges/``
+``rewards.text_classifier:TextClassifier``  a fitted linear classifier's label
+==========================================  ======================================================
+
+Labels, scores and configuration of each stand in ``docs/verifiers.md``.
 
 ``building`` makes them, ``deadline`` asks them, ``combine`` turns verdicts into a reward.
 A verifier of your own is any class with the methods of ``safeladder.ports.Verifier`` whose

@@ -1,28 +1,25 @@
-"""Where a judge's model runs: behind an OpenAI-compatible endpoint, or in this process.
+"""Where a judge's model runs: the port of a backend, and the one in this process.
 
-Owns deadlines, bounded concurrency, batching and the translation of failures into causes. It does
-not know what is asked.
+Owns batching, deadlines and the translation of a completer's failures into causes. It does not
+know what is asked. ``rewards.endpoint`` is the backend over HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from rewards.judging import UnjudgedError
-from safeladder.errors import ConfigError, VerifierUnavailableError
+from safeladder.errors import VerifierUnavailableError
 from safeladder.records import InvalidCause, Message
 
-if TYPE_CHECKING:
-    import httpx
-
-_ENV = "env:"
-_BUSY = frozenset({408, 425, 429})
 _LOAD_S = 600.0
 """Longest wait for a model to load."""
 _WARM_UP = (Message("user", "Say yes."),)
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 
 class Completer(Protocol):
@@ -37,6 +34,21 @@ class Completer(Protocol):
         ...
 
 
+class LabelCompleter(Completer, Protocol):
+    """A completer that can also tell how likely given replies are: needed by ``mode: logits``."""
+
+    async def label_logprobs(
+        self, conversations: Sequence[Sequence[Message]], labels: Sequence[str]
+    ) -> list[list[float]]:
+        """For each conversation, the natural log-prob of each label as the reply's beginning.
+
+        A label of several tokens has the sum of their log-probs, each given the rendered prompt
+        and the label's tokens before: the probability of these tokens in this order. There is no
+        division by length and no stop token, so a label must not be the beginning of another.
+        """
+        ...
+
+
 class Backend(Protocol):
     """What a judge asks."""
 
@@ -44,8 +56,16 @@ class Backend(Protocol):
         """Get ready. Raises ``VerifierUnavailableError`` or ``ConfigError``."""
         ...
 
-    async def reply(self, messages: Sequence[Message], max_tokens: int) -> str:
+    async def reply(
+        self, messages: Sequence[Message], max_tokens: int, images: Sequence[bytes] = ()
+    ) -> str:
         """The model's reply. Raises ``UnjudgedError``."""
+        ...
+
+    async def label_logprobs(
+        self, messages: Sequence[Message], labels: Sequence[str], images: Sequence[bytes] = ()
+    ) -> list[float]:
+        """Natural log-prob of each label as the reply. Raises ``UnjudgedError``."""
         ...
 
     async def close(self) -> None:
@@ -53,87 +73,9 @@ class Backend(Protocol):
         ...
 
 
-def resolve_secret(reference: str | None) -> str | None:
-    """Value of ``env:NAME``. Raises ``ConfigError``: a key is never written into a config file."""
-    if reference is None:
-        return None
-    if not reference.startswith(_ENV):
-        raise ConfigError("api_key must be of the form `env:NAME`; keep the key out of the config")
-    name = reference.removeprefix(_ENV)
-    value = os.environ.get(name)
-    if not value:
-        raise ConfigError(f"api_key: the environment variable {name} is not set")
-    return value
-
-
-class Endpoint:
-    """Chat completions over HTTP, greedy, at most ``max_concurrency`` at a time."""
-
-    def __init__(
-        self, url: str, model: str, api_key: str | None, timeout_s: float, max_concurrency: int
-    ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"endpoint must begin with http:// or https://, got {url!r}")
-        if api_key is not None and not api_key.startswith(_ENV):
-            raise ValueError("api_key must be of the form `env:NAME`")
-        self._url = url.rstrip("/")
-        self._model = model
-        self._api_key = api_key
-        self._timeout_s = timeout_s
-        self._slots = asyncio.Semaphore(max_concurrency)
-        self._client: httpx.AsyncClient | None = None
-
-    async def start(self) -> None:
-        """Open the connection pool and see that the server answers at all."""
-        import httpx
-
-        key = resolve_secret(self._api_key)
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._client = httpx.AsyncClient(headers=headers, timeout=self._timeout_s)
-        try:
-            answer = await self._client.get(f"{self._url}/models")
-        except httpx.HTTPError as error:
-            await self.close()
-            raise VerifierUnavailableError(
-                f"endpoint {self._url} does not answer ({error}); start it or correct the address"
-            ) from error
-        if answer.status_code in (401, 403):
-            await self.close()
-            raise ConfigError(f"endpoint {self._url} refuses the api_key ({answer.status_code})")
-
-    async def reply(self, messages: Sequence[Message], max_tokens: int) -> str:
-        """Ask once; repeating is the caller's decision."""
-        import httpx
-
-        if self._client is None:
-            raise VerifierUnavailableError(f"endpoint {self._url} is not started")
-        body = {
-            "model": self._model,
-            "messages": [message._asdict() for message in messages],
-            "max_tokens": max_tokens,
-            "temperature": 0,
-        }
-        async with self._slots:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    answer = await self._client.post(f"{self._url}/chat/completions", json=body)
-            except (TimeoutError, httpx.TimeoutException):
-                detail = f"no reply within {self._timeout_s:g} s"
-                raise UnjudgedError(InvalidCause.TIMEOUT, detail, retryable=True) from None
-            except httpx.HTTPError as error:
-                detail = f"{type(error).__name__}: {error}"
-                raise UnjudgedError(InvalidCause.UNAVAILABLE, detail, retryable=True) from error
-        return _content(answer)
-
-    async def close(self) -> None:
-        """Close the connection pool."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-
-
 class Local:
-    """A completer in this process; questions that wait together are answered in one batch."""
+    """A completer in this process, for text only. Questions that wait together are answered in one
+    batch of at most ``batch_size``."""
 
     def __init__(
         self,
@@ -147,8 +89,10 @@ class Local:
         self._timeout_s = timeout_s
         self._batch_size = batch_size
         self._completer: Completer | None = None
-        self._waiting: list[tuple[Sequence[Message], int, asyncio.Future[str]]] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._replies: Batches[tuple[Sequence[Message], int], str] = Batches(
+            self._complete, timeout_s, batch_size
+        )
+        self._scores: dict[tuple[str, ...], Batches[Sequence[Message], list[float]]] = {}
 
     async def start(self) -> None:
         """Construct the completer (in a thread) and have it say one word, so that whatever is
@@ -162,79 +106,111 @@ class Local:
             raise VerifierUnavailableError(f"the completer does not start: {detail}") from error
         self._completer = completer
 
-    async def reply(self, messages: Sequence[Message], max_tokens: int) -> str:
+    async def reply(
+        self, messages: Sequence[Message], max_tokens: int, images: Sequence[bytes] = ()
+    ) -> str:
         """Wait for the batch that this question becomes part of."""
-        if self._completer is None:
-            raise VerifierUnavailableError("the completer is not started")
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append((messages, max_tokens, answer))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(self._completer))
-        return await answer
+        self._ready(images)
+        return await self._replies.ask((messages, max_tokens))
+
+    async def label_logprobs(
+        self, messages: Sequence[Message], labels: Sequence[str], images: Sequence[bytes] = ()
+    ) -> list[float]:
+        """Wait for the batch of questions about the same labels."""
+        scorer = cast(LabelCompleter, self._ready(images))
+        key = tuple(labels)
+        if key not in self._scores:
+
+            async def score(batch: Sequence[Sequence[Message]]) -> list[list[float]]:
+                return await scorer.label_logprobs(batch, key)
+
+            self._scores[key] = Batches(score, self._timeout_s, self._batch_size)
+        return await self._scores[key].ask(messages)
 
     async def close(self) -> None:
         """Unload the completer; who still waits gets no reply."""
         completer, self._completer = self._completer, None
-        if self._worker is not None:
-            self._worker.cancel()
-        for _, _, answer in self._waiting:
-            answer.cancel()
-        self._waiting.clear()
+        self._replies.close()
+        for batches in self._scores.values():
+            batches.close()
+        self._scores.clear()
         if completer is not None:
             await completer.close()
 
-    async def _work(self, completer: Completer) -> None:
+    def _ready(self, images: Sequence[bytes]) -> Completer:
+        if self._completer is None:
+            raise VerifierUnavailableError("the completer is not started")
+        if images:
+            raise UnjudgedError(InvalidCause.ABSTAIN, "this judge reads text only")
+        return self._completer
+
+    async def _complete(self, batch: Sequence[tuple[Sequence[Message], int]]) -> list[str]:
+        limit = max(tokens for _, tokens in batch)
+        return await self._ready(()).complete([messages for messages, _ in batch], limit)
+
+
+class Batches(Generic[Question, Answer]):
+    """Collects questions of the same moment, asks them together and deals the answers out."""
+
+    def __init__(
+        self,
+        answer: Callable[[Sequence[Question]], Awaitable[list[Answer]]],
+        timeout_s: float,
+        batch_size: int,
+    ) -> None:
+        self._answer = answer
+        self._timeout_s = timeout_s
+        self._batch_size = batch_size
+        self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer, or the ``UnjudgedError`` of the whole batch."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await answer
+
+    def close(self) -> None:
+        """Cancel what is under way and what waits."""
+        if self._worker is not None:
+            self._worker.cancel()
+        for _, answer in self._waiting:
+            answer.cancel()
+        self._waiting.clear()
+
+    async def _work(self) -> None:
         await asyncio.sleep(0)  # let questions of the same moment join the first batch
         while self._waiting:
-            batch = [w for w in self._waiting[: self._batch_size] if not w[2].done()]
+            batch = [w for w in self._waiting[: self._batch_size] if not w[1].done()]
             del self._waiting[: self._batch_size]
             if not batch:
                 continue
             try:
-                await self._answer(completer, batch)
+                await self._settle(batch)
             finally:
-                for _, _, answer in batch:
+                for _, answer in batch:
                     answer.cancel()
 
-    async def _answer(
-        self,
-        completer: Completer,
-        batch: Sequence[tuple[Sequence[Message], int, asyncio.Future[str]]],
-    ) -> None:
+    async def _settle(self, batch: Sequence[tuple[Question, asyncio.Future[Answer]]]) -> None:
         failure: UnjudgedError | None = None
-        replies: list[str] = []
+        found: list[Answer] = []
         try:
             async with asyncio.timeout(self._timeout_s):
-                limit = max(tokens for _, tokens, _ in batch)
-                replies = await completer.complete([m for m, _, _ in batch], limit)
-            if len(replies) != len(batch):
-                detail = f"{len(replies)} replies to {len(batch)} questions"
+                found = await self._answer([question for question, _ in batch])
+            if len(found) != len(batch):
+                detail = f"{len(found)} replies to {len(batch)} questions"
                 failure = UnjudgedError(InvalidCause.MALFORMED, detail)
         except TimeoutError:
             detail = f"no reply within {self._timeout_s:g} s"
             failure = UnjudgedError(InvalidCause.TIMEOUT, detail, retryable=True)
         except Exception as error:  # noqa: BLE001 - the decision: each sample of it is INVALID
             failure = UnjudgedError(InvalidCause.ERROR, f"{type(error).__name__}: {error}")
-        for position, (_, _, answer) in enumerate(batch):
+        for position, (_, answer) in enumerate(batch):
             if answer.done():
                 continue
             if failure is None:
-                answer.set_result(replies[position])
+                answer.set_result(found[position])
             else:
                 answer.set_exception(failure)
-
-
-def _content(answer: httpx.Response) -> str:
-    """The text of a chat completion. Raises ``UnjudgedError`` for anything else."""
-    status = answer.status_code
-    if status >= 500 or status in _BUSY:
-        raise UnjudgedError(InvalidCause.UNAVAILABLE, f"HTTP {status}", retryable=True)
-    if status != 200:
-        raise UnjudgedError(InvalidCause.ERROR, f"HTTP {status}: {answer.text[:200]}")
-    try:
-        content = answer.json()["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
-        content = None
-    if not isinstance(content, str):
-        raise UnjudgedError(InvalidCause.MALFORMED, f"no chat completion: {answer.text[:200]}")
-    return content

@@ -1,112 +1,51 @@
 """A language model as verifier: template in, label out, score by table.
 
-Owns the judge's prompt, the fence round untrusted text and the strict reading of the reply. It
-does not know where the model runs (``rewards.completers``). A reply without a label is
+Owns the fence round untrusted text and the way from a sample to a judgment. It does not know where
+the model runs (``rewards.completers``, ``rewards.endpoint``). A reply without a label is
 INVALID(malformed); no number is ever guessed.
 """
 
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
+from dataclasses import replace
 from string import Template
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import PositiveFloat, PositiveInt
 
 from rewards.building import check_options, load_object
-from rewards.completers import Backend, Endpoint, Local
-from rewards.judging import Judgment, SampleVerifier, UnjudgedError
-from rewards.labels import parse_label, parse_leading, parse_majority
-from safeladder.config import Section, Share
-from safeladder.errors import ConfigError
-from safeladder.records import InvalidCause, Message, ScoreRequest
-
-_FOLDER = Path(__file__).with_name("judges")
-_FIELDS = frozenset({"question", "answer", "reference", "fence", "labels"})
-
-
-class JudgePrompt(Section):
-    """What the judge is told. ``$question``, ``$answer``, ``$reference``, ``$labels`` and
-    ``$fence`` are filled in, once; ``$$`` is a dollar sign."""
-
-    system: str
-    user: str
-
-    @model_validator(mode="after")
-    def _fields_are_known(self) -> Self:
-        used = {name for t in (self.system, self.user) for name in Template(t).get_identifiers()}
-        if unknown := used - _FIELDS:
-            raise ValueError(f"unknown fields {sorted(unknown)}; known: {sorted(_FIELDS)}")
-        if missing := {"answer", "fence"} - set(Template(self.user).get_identifiers()):
-            raise ValueError(f"`user` must contain {sorted(missing)}")
-        return self
-
-
-class JudgeTemplate(Section):
-    """A template file (YAML): prompt, label vocabulary and score table as data."""
-
-    version: str
-    """Raise it when the wording changes; the whole file is part of the verifier's version too."""
-    scores: dict[str, Share] = Field(min_length=2)
-    """Label → score."""
-    parse: Literal["leading", "earliest", "majority"] = "leading"
-    """The label that the reply begins with, the first one anywhere in it, or the one on most
-    lines. A small model may recite all labels, which ``earliest`` takes for the first of them."""
-    tie: str | None = None
-    """Label that wins an even vote of lines; needed by ``majority``."""
-    max_tokens: PositiveInt = 16
-    """Length limit of the reply."""
-    prompt: JudgePrompt
-    routes: dict[str, JudgePrompt] = Field(default_factory=dict)
-    """Route → another prompt, for example one that hides the question of a jailbreak."""
-
-    @model_validator(mode="after")
-    def _tie_is_a_label(self) -> Self:
-        if (self.parse == "majority" or self.tie is not None) and self.tie not in self.scores:
-            raise ValueError(f"tie {self.tie!r} is not one of the labels {sorted(self.scores)}")
-        return self
-
-    def label_of(self, reply: str) -> str | None:
-        """The label in a judge's reply, or None."""
-        if self.parse == "majority" and self.tie is not None:
-            return parse_majority(reply, self.scores, self.tie)
-        read = parse_leading if self.parse == "leading" else parse_label
-        return read(reply, self.scores)
-
-
-def load_template(name: str) -> JudgeTemplate:
-    """Read ``judges/<name>.yaml`` of this room, or the file ``name`` if it ends in ``.yaml``.
-
-    Raises ``ConfigError`` naming the file and the fault.
-    """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
-    try:
-        return JudgeTemplate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.yaml")))
-        raise ConfigError(
-            f"judge template {name!r} not found; choose from {known} or give a .yaml file"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"judge template {path}: {at}: {first['msg']}") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"judge template {path} cannot be read: {error}") from None
+from rewards.completers import Backend, Local
+from rewards.endpoint import MAX_IMAGE_BYTES, Endpoint
+from rewards.format import THINK_START, think_fault
+from rewards.judging import Judgment, NotApplicableError, SampleVerifier, UnjudgedError
+from rewards.label_scores import judge_by_logprobs
+from rewards.templates import JudgeTemplate, load_template
+from safeladder.config import Share
+from safeladder.records import THINK_END, InvalidCause, Message, ScoreRequest
 
 
 class Judge(SampleVerifier):
     """Scores the visible answer by what a model says about it.
 
-    ``template`` names a file (``load_template``). The model answers behind ``endpoint`` (base URL
-    of any OpenAI-compatible server, with ``model`` and optionally ``api_key: env:NAME``), or in
-    this process as ``completer: module:Class`` with ``completer_options``. ``scores`` overrides
-    entries of the template's table. ``timeout_s`` bounds each call, ``max_concurrency`` the calls
-    under way (endpoint), ``batch_size`` the prompts of one call (completer). Samples with images
-    are INVALID(abstain): this judge reads text only.
+    ``template`` names a file (``templates.load_template``). The model answers behind ``endpoint``
+    (base URL of any OpenAI-compatible server, with ``model`` and optionally ``api_key: env:NAME``),
+    or in this process as ``completer: module:Class`` with ``completer_options``. ``scores``
+    overrides entries of the template's table.
+
+    ``mode``: ``reply`` reads a generated label, ``logits`` compares how likely the labels are as
+    replies: ``logit_score: prob`` gives the expected score, ``hard`` that of one label, for which
+    the better of two must reach ``threshold``; if all labels together are less likely than
+    ``min_mass``, there is no verdict. ``score_chain`` judges the chain of thought as well
+    and multiplies; a response without exactly one think block scores 0 (``opened_by_prompt``: see
+    ``format.ThinkFormat``).
+
+    ``timeout_s`` bounds each call, ``max_concurrency`` the calls under way (endpoint),
+    ``batch_size`` the prompts of one call (completer), ``max_image_bytes`` an image that is sent.
+    A completer reads text only: samples with images are INVALID(abstain) there.
     """
+
+    code_version = "2"
 
     def __init__(
         self,
@@ -119,35 +58,53 @@ class Judge(SampleVerifier):
         completer: str | None = None,
         completer_options: dict[str, Any] | None = None,
         scores: dict[str, Share] | None = None,
+        mode: Literal["reply", "logits"] = "reply",
+        logit_score: Literal["prob", "hard"] = "hard",
+        threshold: Share = 0.5,
+        min_mass: Share = 0.0,
+        score_chain: bool = False,
+        opened_by_prompt: bool = False,
         timeout_s: PositiveFloat = 30.0,
         max_concurrency: PositiveInt = 8,
         batch_size: PositiveInt = 16,
+        max_image_bytes: PositiveInt = MAX_IMAGE_BYTES,
     ) -> None:
-        read = load_template(template)
-        if unknown := set(scores or {}) - set(read.scores):
-            raise ValueError(f"scores names no label: {sorted(unknown)}; {sorted(read.scores)}")
-        self._template = read.model_copy(update={"scores": read.scores | (scores or {})})
-        super().__init__(
-            principle,
-            {
-                "template": self._template.model_dump(),
-                "model": model,
-                "completer": completer,
-                "completer_options": completer_options,
-            },
-        )
+        self._template = _overridden(load_template(template), scores or {})
+        options: dict[str, Any] = {
+            "template": self._template.model_dump(mode="json"),
+            "model": model,
+            "completer": completer,
+            "completer_options": completer_options,
+            "mode": [mode, logit_score, threshold, min_mass],
+            "chain": [score_chain, opened_by_prompt],
+            "max_image_bytes": max_image_bytes,
+        }
+        options["template"]["needs"].sort()
+        super().__init__(principle, options)
+        self._by_logits = mode == "logits"
+        self._logit_score: Literal["prob", "hard"] = logit_score
+        self._threshold = threshold
+        self._min_mass = min_mass
+        self._score_chain = score_chain
+        self._opened_by_prompt = opened_by_prompt
+        if self._by_logits:
+            _require_distinct(self._template.scores)
         self._backend: Backend
         if (endpoint is None) == (completer is None):
             raise ValueError("give either `endpoint` with `model`, or `completer`")
         if endpoint is not None:
             if model is None:
                 raise ValueError("`endpoint` needs `model`, the name the server knows it by")
-            self._backend = Endpoint(endpoint, model, api_key, timeout_s, max_concurrency)
+            self._backend = Endpoint(
+                endpoint, model, api_key, timeout_s, max_concurrency, max_image_bytes
+            )
         elif completer is not None:
             where = f"principles.{principle}.options"
             cls = load_object(completer, f"{where}.completer")
-            options = check_options(cls, completer_options or {}, f"{where}.completer_options")
-            self._backend = Local(cls, options, timeout_s, batch_size)
+            if self._by_logits and not hasattr(cls, "label_logprobs"):
+                raise ValueError(f"`mode: logits` needs a completer with label_logprobs: {cls}")
+            checked = check_options(cls, completer_options or {}, f"{where}.completer_options")
+            self._backend = Local(cls, checked, timeout_s, batch_size)
 
     async def start(self) -> None:
         """Connect or load. Raises ``VerifierUnavailableError`` or ``ConfigError``."""
@@ -158,21 +115,33 @@ class Judge(SampleVerifier):
         await self._backend.close()
 
     async def judge_sample(self, request: ScoreRequest) -> Judgment:
-        """Ask the model; evidence is its reply."""
-        if request.images:
-            raise UnjudgedError(InvalidCause.ABSTAIN, "this judge reads text only")
-        reply = await self._backend.reply(self.render(request), self._template.max_tokens)
-        label = self._template.label_of(reply)
-        if label is None:
-            raise UnjudgedError(InvalidCause.MALFORMED, f"no label in the reply {reply!r}")
-        return Judgment(self._template.scores[label], label, reply)
+        """Ask the model; evidence is its reply, or the probabilities of its labels."""
+        needs = self._template.needs
+        if "image" in needs and not request.images:
+            raise NotApplicableError("the sample has no image")
+        if "reference" in needs and not (request.reference or "").strip():
+            raise UnjudgedError(InvalidCause.ERROR, "the record has no reference to compare with")
+        if self._score_chain or self._template.reads_chain:
+            fault = think_fault(request.response, self._opened_by_prompt)
+            if fault is not None:
+                return Judgment(0.0, fault)
+        judgment = await self._judge(request)
+        if not self._score_chain:
+            return judgment
+        chain = await self._judge(replace(request, response=_chain(request)))
+        return Judgment(
+            judgment.score * chain.score,
+            judgment.label,
+            f"answer: {judgment.label}, chain: {chain.label}",
+        )
 
     def render(self, request: ScoreRequest) -> tuple[Message, ...]:
-        """The judge's messages. Untrusted text stands between lines that hold a fence drawn anew
-        for every call, so that a response cannot close it."""
+        """The conversation the model is asked with; a new random mark at every call, so that a
+        response cannot close the fence it stands in."""
         fields = {
             "question": request.question,
             "answer": request.answer,
+            "chain": _chain(request),
             "reference": request.reference or "",
             "labels": "\n".join(f"- {label}" for label in self._template.scores),
             "fence": secrets.token_hex(8),
@@ -182,3 +151,39 @@ class Judge(SampleVerifier):
             Message("system", Template(prompt.system).substitute(fields)),
             Message("user", Template(prompt.user).substitute(fields)),
         )
+
+    async def _judge(self, request: ScoreRequest) -> Judgment:
+        template, blank = self._template, self._template.blank
+        if blank is not None and not request.answer:
+            return Judgment(template.scores[blank], blank, "blank answer")
+        messages, images = self.render(request), request.images
+        if self._by_logits:
+            labels = list(template.scores)
+            logprobs = await self._backend.label_logprobs(messages, labels, images)
+            return judge_by_logprobs(
+                logprobs, template.scores, self._logit_score, self._threshold, self._min_mass
+            )
+        reply = await self._backend.reply(messages, template.max_tokens, images)
+        label = template.label_of(reply)
+        if label is None:
+            raise UnjudgedError(InvalidCause.MALFORMED, f"no label in the reply: {reply!r}")
+        return Judgment(template.scores[label], label, reply)
+
+
+def _chain(request: ScoreRequest) -> str:
+    """The chain of thought: what stands before the last ``</think>``."""
+    return request.response.rpartition(THINK_END)[0].replace(THINK_START, "").strip()
+
+
+def _overridden(template: JudgeTemplate, scores: dict[str, float]) -> JudgeTemplate:
+    if unknown := set(scores) - set(template.scores):
+        raise ValueError(f"scores names no label: {sorted(unknown)}; {sorted(template.scores)}")
+    return template.model_copy(update={"scores": template.scores | scores})
+
+
+def _require_distinct(labels: dict[str, float]) -> None:
+    """A label that begins another one shares its probability, so `logits` cannot compare them."""
+    for label in labels:
+        longer = [other for other in labels if other != label and other.startswith(label)]
+        if longer:
+            raise ValueError(f"`mode: logits` cannot tell {label!r} from {longer[0]!r}")

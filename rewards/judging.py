@@ -42,6 +42,10 @@ class UnjudgedError(Exception):
         self.retryable = retryable
 
 
+class NotApplicableError(Exception):
+    """Raised by a verifier whose principle does not concern a sample: becomes NOT_APPLICABLE."""
+
+
 class SampleVerifier(ABC):
     """A ``ports.Verifier`` that judges every sample on its own, all samples at once.
 
@@ -74,7 +78,8 @@ class SampleVerifier(ABC):
 
     @abstractmethod
     async def judge_sample(self, request: ScoreRequest) -> Judgment:
-        """Judge one sample. Raise ``UnjudgedError`` for a sample that cannot be judged."""
+        """Judge one sample. Raise ``UnjudgedError`` for a sample that cannot be judged, and
+        ``NotApplicableError`` for one that the principle does not concern."""
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
         """One verdict for each request, in order. Never raises for a sample's failure."""
@@ -85,6 +90,8 @@ class SampleVerifier(ABC):
         started = time.perf_counter()
         try:
             judgment = await self.judge_sample(request)
+        except NotApplicableError as error:
+            return self._not_applicable(request, started, str(error))
         except UnjudgedError as error:
             return self._invalid(request, started, error.cause, str(error), error.retryable)
         except VerifierUnavailableError as error:
@@ -104,6 +111,17 @@ class SampleVerifier(ABC):
             score=judgment.score,
             label=judgment.label,
             evidence=_shorten(judgment.evidence),
+            latency_ms=(time.perf_counter() - started) * 1e3,
+        )
+
+    def _not_applicable(self, request: ScoreRequest, started: float, detail: str) -> Verdict:
+        return Verdict(
+            sample_id=request.sample_id,
+            principle=self.principle,
+            verifier=self.name,
+            verifier_version=self.version,
+            status=VerdictStatus.NOT_APPLICABLE,
+            evidence=_shorten(detail),
             latency_ms=(time.perf_counter() - started) * 1e3,
         )
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evals.intervals import paired_bootstrap
+from evals.intervals import paired_bootstrap, wilson
 
 
 def rng() -> np.random.Generator:
@@ -46,3 +46,22 @@ def test_about_95_of_100_intervals_hold_the_true_difference() -> None:
 def test_what_is_no_pairing_is_refused(before: list[float], after: list[float]) -> None:
     with pytest.raises(ValueError, match=r"pairs must be|not finite"):
         paired_bootstrap(before, after, rng())
+
+
+def test_wilson_bounds_solve_their_quadratic_and_stay_in_range() -> None:
+    for successes, trials in ((0, 5), (3, 7), (150, 303), (9, 9)):
+        share = successes / trials
+        for bound in wilson(successes, trials):
+            assert 0 <= bound <= 1
+            error = 1.959964 * np.sqrt(bound * (1 - bound) / trials)
+            assert abs(share - bound) == pytest.approx(error, abs=1e-6)
+    assert wilson(0, 5)[0] == pytest.approx(0)
+    assert wilson(9, 9)[1] == pytest.approx(1)
+    low, high = wilson(3, 7, level=0.5)
+    assert wilson(3, 7)[0] < low < high < wilson(3, 7)[1]
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(-1, 5), (6, 5), (0, 0)])
+def test_shares_that_are_none_are_refused(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="trials"):
+        wilson(successes, trials)

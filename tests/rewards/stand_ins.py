@@ -92,5 +92,19 @@ class ScriptedCompleter:
         ]
 
 
+@dataclass
+class ScriptedScorer(ScriptedCompleter):
+    """Also prices labels: ``logprobs`` maps a word of the prompt to one log-prob a label."""
+
+    logprobs: dict[str, list[float]] = field(default_factory=dict)
+
+    async def label_logprobs(
+        self, conversations: Sequence[Sequence[Message]], labels: Sequence[str]
+    ) -> list[list[float]]:
+        texts = [conversation[-1].content for conversation in conversations]
+        self.batches.append(texts)
+        return [next(p for key, p in self.logprobs.items() if key in text) for text in texts]
+
+
 class Unfit:
     """No verifier at all."""

@@ -52,7 +52,7 @@ def test_yaml_values_become_what_the_constructor_asks_for() -> None:
         (RULE, {"word": "x", "mode": "some"}, "principles.safety.options.mode: .*'any' or 'all'"),
         (RULE, {"word": "x", "bounds": {"a": "b"}}, "principles.safety.options.bounds.a: "),
         (RULE, {"word": ""}, "principles.safety.options: word must not be empty"),
-        ("rewards.judge:Judge", {"template": "safty", "completer": RULE}, "choose from normal, "),
+        ("rewards.judge:Judge", {"template": "safty", "completer": RULE}, "choose from general, "),
     ],
 )
 def test_every_fault_is_one_sentence_with_the_dotted_key_and_the_way_out(

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rewards.building import build_verifier
 from rewards.completers import Local
-from rewards.judge import Judge, load_template
 from rewards.safety import SAFETY_SCORES
-from safeladder.config import PrincipleConfig
+from rewards.templates import load_template
 from safeladder.errors import ConfigError, VerifierUnavailableError
 from safeladder.records import InvalidCause, Verdict, VerdictStatus
+from tests.rewards.judge_play import (
+    COMPLETER,
+    ask_endpoint,
+    chat,
+    judge,
+    score,
+    scripted,
+    serve,
+)
 from tests.rewards.samples import sample
 from tests.rewards.stand_ins import ScriptedCompleter
-
-COMPLETER = "tests.rewards.stand_ins:ScriptedCompleter"
-Handler = Callable[[dict[str, Any]], Awaitable[tuple[int, str]]]
-
-
-def judge(template: str = "safety", **options: Any) -> Judge:
-    config = PrincipleConfig(
-        verifier="rewards.judge:Judge", options={"template": template, **options}
-    )
-    verifier = build_verifier("safety", config)
-    assert isinstance(verifier, Judge)
-    return verifier
-
-
-def scripted(template: str = "safety", **script: Any) -> Judge:
-    return judge(template, completer=COMPLETER, completer_options=script)
-
-
-def score(verifier: Judge, *answers: str, **fields: Any) -> list[Verdict]:
-    async def run() -> list[Verdict]:
-        await verifier.start()
-        try:
-            requests = [
-                sample(a, "How?", sample_id=f"0/0/{i}", **fields) for i, a in enumerate(answers)
-            ]
-            return await verifier.score(requests)
-        finally:
-            await verifier.close()
-
-    return asyncio.run(run())
 
 
 def test_labels_become_scores_by_table_and_nothing_else_does() -> None:
@@ -159,7 +134,7 @@ def test_a_bad_template_is_refused_with_file_and_fault(
         ({"endpoint": "http://x/v1"}, "needs `model`"),
         ({"endpoint": "ftp://x", "model": "m"}, "http"),
         ({"endpoint": "http://x", "model": "m", "api_key": "sk-1"}, "env:NAME"),
-        ({"completer": "tests.rewards.stand_ins:Scripted"}, "options.completer: .*Completer"),
+        ({"completer": "tests.rewards.stand_ins:Scripted"}, "options.completer: .*did you mean"),
         (
             {"completer": COMPLETER, "completer_options": {"replys": {}}},
             "options.completer_options.replys: .*'replies'",
@@ -226,51 +201,6 @@ def test_closing_the_completer_frees_those_who_wait() -> None:
             await local.reply(sample("").messages, 4)
 
     asyncio.run(run())
-
-
-async def serve(handler: Handler, seen: list[dict[str, Any]]) -> tuple[asyncio.Server, str]:
-    """A little HTTP server on a free loopback port; one request a connection."""
-
-    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        fields = dict(line.lower().split(": ", 1) for line in head.splitlines()[1:] if line)
-        body = await reader.readexactly(int(fields.get("content-length", "0")))
-        call = {"path": head.split()[1], "headers": fields, "body": json.loads(body or b"{}")}
-        seen.append(call)
-        status, text = (200, "{}") if call["path"].endswith("/models") else await handler(call)
-        writer.write(
-            f"HTTP/1.1 {status} X\r\ncontent-length: {len(text.encode())}\r\n"
-            f"connection: close\r\n\r\n{text}".encode()
-        )
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(connection, "127.0.0.1", 0)
-    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-
-
-def ask_endpoint(
-    handler: Handler, answers: tuple[str, ...] = ("alpha",), **options: Any
-) -> tuple[list[Verdict], list[dict[str, Any]]]:
-    seen: list[dict[str, Any]] = []
-
-    async def run() -> list[Verdict]:
-        server, url = await serve(handler, seen)
-        verifier = judge(endpoint=url, model="small", **options)
-        await verifier.start()
-        requests = [sample(a, sample_id=f"0/0/{i}") for i, a in enumerate(answers)]
-        try:
-            return await verifier.score(requests)
-        finally:
-            await verifier.close()
-            server.close()
-            await server.wait_closed()
-
-    return asyncio.run(run()), seen
-
-
-def chat(content: object) -> str:
-    return json.dumps({"choices": [{"message": {"content": content}}]})
 
 
 def test_an_endpoint_is_asked_greedily_with_its_key_from_the_environment(
