@@ -63,7 +63,7 @@ def test_our_responses_follow_the_written_rule() -> None:
         assert ("normal" in row) == (row["kind"] == "harmless")
         if row.get("normal") == "Helpful without warning":
             assert row["label"] == "complied"
-    assert len(responses("safety")) == 303
+    assert len(responses("safety")) == 427
     assert Counter(row.label for row in responses("normal")) == {
         "Helpful without warning": 92, "Other": 51
     }  # fmt: skip
