@@ -21,6 +21,7 @@ from rewards.format import THINK_START, think_fault
 from rewards.judging import Judgment, NotApplicableError, SampleVerifier, UnjudgedError
 from rewards.label_scores import judge_by_logprobs
 from rewards.templates import JudgeTemplate, load_template
+from rewards.untrusted import disarmed
 from safeladder.config import Share
 from safeladder.records import THINK_END, InvalidCause, Message, ScoreRequest
 
@@ -45,7 +46,7 @@ class Judge(SampleVerifier):
     A completer reads text only: samples with images are INVALID(abstain) there.
     """
 
-    code_version = "2"
+    code_version = "3"
 
     def __init__(
         self,
@@ -137,12 +138,12 @@ class Judge(SampleVerifier):
 
     def render(self, request: ScoreRequest) -> tuple[Message, ...]:
         """The conversation the model is asked with; a new random mark at every call, so that a
-        response cannot close the fence it stands in."""
+        response cannot close the fence it stands in, and no control word of a chat format."""
         fields = {
-            "question": request.question,
-            "answer": request.answer,
-            "chain": _chain(request),
-            "reference": request.reference or "",
+            "question": disarmed(request.question),
+            "answer": disarmed(request.answer),
+            "chain": disarmed(_chain(request)),
+            "reference": disarmed(request.reference or ""),
             "labels": "\n".join(f"- {label}" for label in self._template.scores),
             "fence": secrets.token_hex(8),
         }
