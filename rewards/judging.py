@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,6 +40,11 @@ class UnjudgedError(Exception):
         super().__init__(detail)
         self.cause = cause
         self.retryable = retryable
+
+
+class NotApplicableError(Exception):
+    """Raised by a verifier that has nothing to say of a sample, and is allowed to: becomes
+    NOT_APPLICABLE."""
 
 
 class SampleVerifier(ABC):
@@ -80,11 +85,16 @@ class SampleVerifier(ABC):
         """One verdict for each request, in order. Never raises for a sample's failure."""
         return list(await asyncio.gather(*(self.settle(request) for request in requests)))
 
-    async def settle(self, request: ScoreRequest) -> Verdict:
-        """Judge one sample and turn every failure into an INVALID verdict."""
+    async def settle(
+        self, request: ScoreRequest, judging: Awaitable[Judgment] | None = None
+    ) -> Verdict:
+        """Judge one sample and turn every failure into an INVALID verdict. ``judging`` stands for
+        ``judge_sample`` where several samples are judged in one go."""
         started = time.perf_counter()
         try:
-            judgment = await self.judge_sample(request)
+            judgment = await (self.judge_sample(request) if judging is None else judging)
+        except NotApplicableError as reason:
+            return self._not_applicable(request, started, str(reason))
         except UnjudgedError as error:
             return self._invalid(request, started, error.cause, str(error), error.retryable)
         except VerifierUnavailableError as error:
@@ -104,6 +114,17 @@ class SampleVerifier(ABC):
             score=judgment.score,
             label=judgment.label,
             evidence=_shorten(judgment.evidence),
+            latency_ms=(time.perf_counter() - started) * 1e3,
+        )
+
+    def _not_applicable(self, request: ScoreRequest, started: float, reason: str) -> Verdict:
+        return Verdict(
+            sample_id=request.sample_id,
+            principle=self.principle,
+            verifier=self.name,
+            verifier_version=self.version,
+            status=VerdictStatus.NOT_APPLICABLE,
+            evidence=_shorten(reason),
             latency_ms=(time.perf_counter() - started) * 1e3,
         )
 
