@@ -17,6 +17,7 @@ import math
 import os
 import resource
 import signal
+import stat
 import struct
 import sys
 import time
@@ -25,10 +26,11 @@ from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 0x1000, 0x4000, 0x40000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture
-AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
+AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV = -100, 0x8000, 1, 4
+DEVICES = ("null", "zero", "full", "random", "urandom")
 CAPABILITY_VERSION_3 = 0x20080522
 MIN_PID_MAX = 400
 """The kernel accepts no smaller one on machines with few cores."""
@@ -58,12 +60,34 @@ def leave_system(network: bool) -> None:
 
 
 def seal_files() -> None:
-    """In the first process of ``leave_system``: a ``/proc`` of our own, everything read-only."""
+    """In the first process of ``leave_system``: everything read-only, no devices but the harmless
+    ones, an empty ``/run``, a ``/proc`` of our own."""
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
-    attributes = struct.pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)
-    size = ctypes.c_size_t(len(attributes))
-    _call("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, size)
+    devices = {name: os.open(f"/dev/{name}", os.O_PATH) for name in DEVICES}
+    _mount("tmpfs", "/dev", "tmpfs", MS_NOSUID, "size=1m,mode=755")
+    for name, descriptor in devices.items():
+        Path("/dev", name).touch()
+        _mount(f"/proc/self/fd/{descriptor}", f"/dev/{name}", None, MS_BIND)
+        os.close(descriptor)
+    Path("/dev/shm").mkdir()
+    Path("/dev/fd").symlink_to("/proc/self/fd")
+    if Path("/run").is_dir():
+        _mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    _set_attributes("/", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, 0)
+    for name in DEVICES:
+        _set_attributes(f"/dev/{name}", 0, MOUNT_ATTR_NODEV)
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def seal_kernel_settings() -> None:
+    """Read-only ``/proc``, but for the folders of processes: root's files there are root's, in a
+    namespace too."""
+    for place in Path("/proc").iterdir():
+        mode = place.lstat().st_mode
+        is_kernels = not place.name.isdecimal() and not stat.S_ISLNK(mode)
+        if is_kernels and (stat.S_ISDIR(mode) or mode & 0o222):
+            _mount(str(place), str(place), None, MS_BIND | MS_REC)
+            _set_attributes(str(place), MOUNT_ATTR_RDONLY, 0)
 
 
 def open_scratch(folder: str, size_mb: int) -> None:
@@ -173,6 +197,14 @@ def _unshare(flags: int) -> None:
     Path("/proc/self/gid_map").write_text(f"{group or NOBODY} {group} 1")
 
 
+def _set_attributes(place: str, add: int, clear: int) -> None:
+    """Of the mount at a place and of all below it."""
+    attributes = struct.pack("4Q", add, clear, 0, 0)
+    size = ctypes.c_size_t(len(attributes))
+    path = place.encode()
+    _call("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, path, AT_RECURSIVE, attributes, size)
+
+
 def _mount(
     source: str | None, target: str, kind: str | None, flags: int, data: str | None = None
 ) -> None:
@@ -193,6 +225,7 @@ def probe() -> int:
         if (child := os.fork()) == 0:
             try:
                 seal_files()
+                seal_kernel_settings()
                 drop_privileges()
                 open_scratch("/tmp", 1)
                 os._exit(0)

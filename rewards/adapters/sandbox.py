@@ -203,7 +203,9 @@ class Sandbox:
             raise
         finally:
             theirs.close()
-        setup = options.model_dump(include={"timeout_s", "memory_mb", "processes", "file_mb"})
+        setup = options.model_dump(
+            include={"timeout_s", "memory_mb", "processes", "file_mb", "network"}
+        )
         greeting = await _ask(line, {"function": self._function, **setup})
         if not isinstance(greeting, dict) or greeting.get("ready") is not True:
             reason = greeting.get("error") if isinstance(greeting, dict) else "no greeting"

@@ -30,6 +30,7 @@ from typing import Any, NoReturn, TextIO
 
 from rewards.adapters import isolation
 from rewards.adapters.shapes import RewardFunction, UnusableError, call_function
+from rewards.adapters.syscalls import deny_dangerous_calls
 
 MAX_REPLY_BYTES = 2**20
 DETAIL_CHARS = 200
@@ -83,6 +84,7 @@ def _bwrap(network: bool, scratch: str) -> list[str]:
 
 def _host(channel: int, mode: str, scratch: str) -> NoReturn:
     """Import the function, then answer jobs until the parent hangs up."""
+    isolation.adopt_orphans()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first process of a namespace ignores it then
     with socket.socket(fileno=channel) as line:
         jobs = line.makefile("r", encoding="utf-8")
@@ -91,8 +93,8 @@ def _host(channel: int, mode: str, scratch: str) -> NoReturn:
             setup = json.loads(jobs.readline())
             if mode == "namespaces":
                 isolation.seal_files()
-            if mode != "limits":
                 isolation.cap_process_ids(setup["processes"])
+                isolation.seal_kernel_settings()
             isolation.drop_privileges()
             function = _load(setup["function"])
         except BaseException as error:  # noqa: BLE001 - the parent must know why it can not start
@@ -166,6 +168,7 @@ def _become_runner(writer: int, setup: Mapping[str, Any], mode: str, scratch: st
         setup["processes"],
         own_count=mode != "limits",
     )
+    deny_dangerous_calls(setup["network"])
     os.chdir(scratch)
 
 
