@@ -59,9 +59,9 @@ def leave_system(network: bool) -> None:
     _unshare(flags | (0 if network else CLONE_NEWNET))
 
 
-def seal_files() -> None:
-    """In the first process of ``leave_system``: everything read-only, no devices but the harmless
-    ones, an empty ``/run``, a ``/proc`` of our own."""
+def seal_files(scratch: str, size_mb: int) -> None:
+    """In the first process of ``leave_system``: everything read-only but for a scratch folder
+    in memory, no devices but the harmless ones, an empty ``/run``, a ``/proc`` of our own."""
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
     devices = {name: os.open(f"/dev/{name}", os.O_PATH) for name in DEVICES}
     _mount("tmpfs", "/dev", "tmpfs", MS_NOSUID, "size=1m,mode=755")
@@ -76,6 +76,7 @@ def seal_files() -> None:
     _set_attributes("/", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, 0)
     for name in DEVICES:
         _set_attributes(f"/dev/{name}", 0, MOUNT_ATTR_NODEV)
+    _mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size_mb}m,mode=700")
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
@@ -224,7 +225,7 @@ def probe() -> int:
         leave_system(network=False)
         if (child := os.fork()) == 0:
             try:
-                seal_files()
+                seal_files("/tmp", 1)
                 seal_kernel_settings()
                 drop_privileges()
                 open_scratch("/tmp", 1)

@@ -79,7 +79,7 @@ def _bwrap(network: bool, scratch: str) -> list[str]:
     """The bubblewrap command up to the host's own arguments."""
     net = [] if network else ["--unshare-net"]
     python = [sys.executable, "-P", "-m", "rewards.adapters.worker", "host"]
-    return ["bwrap", *_BWRAP, *net, "--chdir", scratch, "--", *python]
+    return ["bwrap", *_BWRAP, *net, "--tmpfs", scratch, "--chdir", scratch, "--", *python]
 
 
 def _host(channel: int, mode: str, scratch: str) -> NoReturn:
@@ -92,7 +92,7 @@ def _host(channel: int, mode: str, scratch: str) -> NoReturn:
         try:
             setup = json.loads(jobs.readline())
             if mode == "namespaces":
-                isolation.seal_files()
+                isolation.seal_files(scratch, setup["file_mb"])
                 isolation.cap_process_ids(setup["processes"])
                 isolation.seal_kernel_settings()
             isolation.drop_privileges()

@@ -83,8 +83,10 @@ class Surroundings:
         self.secret = f"SECRET_{secrets.token_hex(8)}"
 
     def damage(self) -> str | None:
-        """What an attack has changed, if anything."""
+        """What an attack has changed, if anything; it is put right for the next one."""
         if not self.canary.exists() or self.canary.read_text() != CANARY:
+            self.canary.parent.mkdir(exist_ok=True)
+            self.canary.write_text(CANARY)
             return "a file outside was changed"
         if self.bystander.poll() is not None:
             return "a process outside was killed"
