@@ -53,15 +53,17 @@ def adopt_orphans() -> None:
 
 
 def leave_system(network: bool) -> None:
-    """New user, mount, host-name and (for children) process namespaces; a network without devices
-    unless ``network``. Raises ``OSError`` where the kernel refuses."""
-    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
+    """New user, host-name and (for children) process namespaces; a network without devices unless
+    ``network``. Raises ``OSError`` where the kernel refuses. We keep our files, and so our view of
+    all processes."""
+    flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
     _unshare(flags | (0 if network else CLONE_NEWNET))
 
 
 def seal_files(scratch: str, size_mb: int) -> None:
     """In the first process of ``leave_system``: everything read-only but for a scratch folder
     in memory, no devices but the harmless ones, an empty ``/run``, a ``/proc`` of our own."""
+    _call("unshare", CLONE_NEWNS)
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
     devices = {name: os.open(f"/dev/{name}", os.O_PATH) for name in DEVICES}
     _mount("tmpfs", "/dev", "tmpfs", MS_NOSUID, "size=1m,mode=755")

@@ -88,7 +88,8 @@ class RemoteRewards:
         import httpx
 
         key = resolve_secret(self.options.api_key)
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        headers = {"Accept-Encoding": "identity"}
+        headers |= {} if key is None else {"Authorization": f"Bearer {key}"}
         return httpx.AsyncClient(
             headers=headers, timeout=self.options.timeout_s, follow_redirects=False
         )
@@ -119,7 +120,7 @@ class RemoteRewards:
 
     async def _read(self, answer: httpx.Response) -> bytes:
         data = b""
-        async for chunk in answer.aiter_bytes():
+        async for chunk in answer.aiter_raw():  # unpacked, a small answer could be a huge one
             data += chunk
             if len(data) > self.options.max_answer_bytes:
                 detail = f"the answer is longer than {self.options.max_answer_bytes} bytes"

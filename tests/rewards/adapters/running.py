@@ -19,7 +19,7 @@ def built(cls: str, function: str, **options: Any) -> Any:
     """A verifier of ``rewards.adapters`` around a function of the ``functions`` folder."""
     config = PrincipleConfig(
         verifier=f"rewards.adapters.{cls}",
-        options={"function": f"{FUNCTIONS}/{function}", **options},
+        options={"function": str(FUNCTIONS / function), **options},
     )
     return build_verifier("rule", config)
 
