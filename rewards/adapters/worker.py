@@ -78,8 +78,10 @@ def _guard(channel: int, mode: str, network: bool, scratch: str) -> NoReturn:
 def _bwrap(network: bool, scratch: str) -> list[str]:
     """The bubblewrap command up to the host's own arguments."""
     net = [] if network else ["--unshare-net"]
+    user, group = os.geteuid() or isolation.NOBODY, os.getegid() or isolation.NOBODY
+    ids = ["--uid", str(user), "--gid", str(group)]
     python = [sys.executable, "-P", "-m", "rewards.adapters.worker", "host"]
-    return ["bwrap", *_BWRAP, *net, "--tmpfs", scratch, "--chdir", scratch, "--", *python]
+    return ["bwrap", *_BWRAP, *ids, *net, "--tmpfs", scratch, "--chdir", scratch, "--", *python]
 
 
 def _host(channel: int, mode: str, scratch: str) -> NoReturn:
@@ -135,8 +137,7 @@ def _run(
     runner = os.fork()
     if runner == 0:
         try:
-            _become_runner(writer, setup, mode, scratch)
-            _answer(function, job, writer)
+            _answer(function, job, writer, setup, mode, scratch)
         finally:
             os._exit(1)
     os.close(writer)
@@ -160,6 +161,8 @@ def _become_runner(writer: int, setup: Mapping[str, Any], mode: str, scratch: st
     os.closerange(writer + 1, 65536)
     if mode != "limits":
         isolation.open_scratch(scratch, setup["file_mb"])
+    if mode == "bwrap":  # it leaves /proc/sys to root
+        isolation.seal_kernel_settings()
     isolation.drop_privileges()
     isolation.set_limits(
         setup["timeout_s"],
@@ -172,8 +175,16 @@ def _become_runner(writer: int, setup: Mapping[str, Any], mode: str, scratch: st
     os.chdir(scratch)
 
 
-def _answer(function: RewardFunction, job: dict[str, Any], writer: int) -> None:
+def _answer(
+    function: RewardFunction,
+    job: dict[str, Any],
+    writer: int,
+    setup: Mapping[str, Any],
+    mode: str,
+    scratch: str,
+) -> None:
     try:
+        _become_runner(writer, setup, mode, scratch)
         text = json.dumps({"value": call_function(job["convention"], function, job["job"])})
     except UnusableError as error:
         text = json.dumps(_failed("malformed", _describe(error)))

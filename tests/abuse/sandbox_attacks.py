@@ -303,7 +303,7 @@ def raise_limits(_: Info) -> Any:
     return allocate({})
 
 
-@attack("fills the disk")
+@attack("fills the disk", hostile=True)
 def fill_disk(_: Info) -> Any:
     for number in range(1000):
         Path(f"block{number}").write_bytes(bytes(2**24))
@@ -423,7 +423,7 @@ def connect_locally(info: Info) -> Any:
     return 0.5
 
 
-@attack("leaves files, links and shared memory for the next call")
+@attack("leaves files, links and shared memory for the next call", hostile=True)
 def leave_files(_: Info) -> Any:
     Path("left_behind").write_text("1")
     Path("folder").mkdir()
