@@ -15,6 +15,7 @@ A principle of the configuration names its verifier by import path and passes ``
 ``rewards.judge:Judge``                   a language model's label: ``safety``, ``normal`` or yours
 ========================================  ========================================================
 
+``adapters`` runs reward functions that were written for other projects.
 ``building`` makes them, ``deadline`` asks them, ``combine`` turns verdicts into a reward.
 A verifier of your own is any class with the methods of ``safeladder.ports.Verifier`` whose
 constructor takes ``principle`` and its options; ``judging.RuleVerifier`` makes that one method.

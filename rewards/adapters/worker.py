@@ -72,6 +72,7 @@ def _guard(channel: int, mode: str, network: bool, scratch: str) -> NoReturn:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         isolation.end_descendants()
+        shutil.rmtree(scratch, ignore_errors=True)  # the parent may be gone
     os._exit(0)
 
 
@@ -114,7 +115,7 @@ def _load(path: str) -> RewardFunction:
     """``package.module:name`` or ``folder/file.py:name``."""
     place, _, name = path.rpartition(":")
     if place.endswith(".py"):
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        spec = importlib.util.spec_from_file_location("reward_function_file", place)
         if spec is None or spec.loader is None:
             raise ImportError(f"{place} is not a Python file")
         module = importlib.util.module_from_spec(spec)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from aiohttp import web
 
-from rewards.adapters.openrlhf_server import MAX_SAMPLES, OpenRlhfServer
+from rewards.adapters.openrlhf_server import MAX_SAMPLES, OpenRlhfServer, main
 from rewards.building import build_verifier
 from rewards.exact import ExactAnswer
 from rewards.format import StopWithinLimit
@@ -22,6 +25,7 @@ from tests.rewards.adapters.running import scored
 from tests.rewards.samples import sample
 from tests.rewards.stand_ins import WordRule
 
+ROOT = Path(__file__).parents[3]
 FOUR = sample("It is 4", "What is 2 + 2?", reference="4", meta={"uuid": "u1"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -279,6 +283,25 @@ def test_a_verifier_that_needs_token_counts_is_not_served() -> None:
     stop = StopWithinLimit(principle="stop")
     with pytest.raises(ConfigError, match="token counts"):
         OpenRlhfServer({"stop": stop}, {"stop": 1.0})
+
+
+def test_the_command_serves_a_config_until_it_is_told_to_stop() -> None:
+    command = [sys.executable, "-m", "rewards.adapters.openrlhf_server", "configs/demo.yaml"]
+    server = subprocess.Popen(
+        [*command, "--principle", "safety"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    try:
+        url = server.stdout.readline().strip()
+        query = texts("I can't help with that, since it could hurt someone.")
+        answer = httpx.post(url, json=query, timeout=30)
+        assert answer.status_code == 200
+        assert 0 <= answer.json()["rewards"][0] <= 1
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+        server.stdout.close()
+    assert main(["configs/demo.yaml", "--principle", "nowhere"]) == ConfigError.exit_code
 
 
 def test_it_listens_on_this_machine_only() -> None:

@@ -141,7 +141,7 @@ def test_everything_dies_with_the_parent(mode: str) -> None:
         "    await child.start()\n"
         "    call = asyncio.create_task(child.call(job('hang')))\n"
         "    await asyncio.sleep(0.5)\n"
-        "    print(child.pid, *descendants(child.pid), flush=True)\n"
+        "    print(child._scratch, child.pid, *descendants(child.pid), flush=True)\n"
         "    await call\n"
         "asyncio.run(main())\n"
     )
@@ -150,13 +150,15 @@ def test_everything_dies_with_the_parent(mode: str) -> None:
         [sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
-    family = [os.pidfd_open(int(pid)) for pid in parent.stdout.readline().split()]
+    scratch, *pids = parent.stdout.readline().split()
+    family = [os.pidfd_open(int(pid)) for pid in pids]
     try:
         assert len(family) == 3
         parent.send_signal(signal.SIGKILL)
         parent.wait(10)
         for process in family:
             assert select.select([process], [], [], 10)[0], "a process outlived its parent"
+        assert not Path(scratch).exists()
     finally:
         for process in family:
             os.close(process)
