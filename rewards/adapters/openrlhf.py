@@ -31,7 +31,7 @@ class OpenRlhfReward(FunctionVerifier):
 
     def pick(self, answer: Any) -> Any:
         """The one entry of ``rewards``."""
-        return one_each(entry(answer, "rewards"), 1)[0]
+        return _only_reward(answer)
 
 
 class OpenRlhfRemote(RemoteVerifier):
@@ -48,4 +48,10 @@ class OpenRlhfRemote(RemoteVerifier):
 
     def pick(self, answer: Any) -> Any:
         """The one entry of ``rewards``."""
-        return one_each(entry(answer, "rewards"), 1)[0]
+        return _only_reward(answer)
+
+
+def _only_reward(answer: Any) -> Any:
+    """A tensor without dimensions is a number, not a list of one."""
+    rewards = entry(answer, "rewards")
+    return one_each(rewards, 1)[0] if isinstance(rewards, list) else rewards

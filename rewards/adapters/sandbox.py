@@ -93,8 +93,8 @@ def has_namespaces() -> bool:
 
 
 class Sandbox:
-    """One child process around one function. The system ties the child to the thread that starts it,
-    so run this in a loop that lives as long as the role."""
+    """One child process around one function. The system ties the child to the thread that starts
+    it, so run this in a loop that lives as long as the role."""
 
     def __init__(self, function: str, convention: str, options: SandboxOptions, mode: Mode) -> None:
         self._function = function

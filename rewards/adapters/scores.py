@@ -60,9 +60,7 @@ def entry(answer: object, key: str) -> Any:
 
 
 def one_each(answer: object, expected: int) -> list[Any]:
-    """The list with one value for each of ``expected`` samples. A bare number stands for one."""
-    if expected == 1 and isinstance(answer, bool | int | float):
-        return [answer]
+    """The list with one value for each of ``expected`` samples."""
     if not isinstance(answer, list):
         detail = f"returned {_shown(answer)} instead of a list"
         raise UnjudgedError(InvalidCause.MALFORMED, detail)

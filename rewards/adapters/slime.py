@@ -12,16 +12,13 @@ from rewards.adapters.scores import Scale, entry
 from safeladder.records import ScoreRequest
 
 
-class SlimeReward(FunctionVerifier):
-    """A custom reward (``--custom-rm-path``) for one sample.
+class SlimeFunction(FunctionVerifier):
+    """What both forms share. ``args`` has the attributes of the option of that name and no others.
 
-    ``args`` has the attributes of the option of that name and no others. ``sample`` has ``prompt``,
-    ``response``, ``label``, ``metadata``, ``response_length``, ``status`` (of a ``Status`` enum),
-    ``index``, ``group_index`` and empty ``tokens``; a function that reads anything else is
-    INVALID(error). A mapping needs ``reward_key``.
+    A sample has ``prompt``, ``response``, ``label``, ``metadata``, ``response_length``, ``status``
+    (of a ``Status`` enum), ``index``, ``group_index`` and empty ``tokens``; a function that reads
+    anything else is INVALID(error). A mapping needs ``reward_key``.
     """
-
-    convention = "slime"
 
     def __init__(
         self,
@@ -39,45 +36,38 @@ class SlimeReward(FunctionVerifier):
         self._reward_key = reward_key
         more = {"args": self._args}
         self._set_up(principle, function, Scale(low, high, optional), sandbox, more)
+
+    def reward_of(self, value: Any) -> Any:
+        """The float, or the entry under ``reward_key``."""
+        return value if self._reward_key is None else entry(value, self._reward_key)
+
+
+class SlimeReward(SlimeFunction):
+    """A custom reward (``--custom-rm-path``) for one sample."""
+
+    convention = "slime"
 
     def job(self, request: ScoreRequest) -> dict[str, Any]:
         """Attributes of ``args`` and ``sample``."""
         return {"args": self._args, "sample": sample_fields(request)}
 
     def pick(self, answer: Any) -> Any:
-        """The float, or the entry under ``reward_key``."""
-        return answer if self._reward_key is None else entry(answer, self._reward_key)
+        """The one reward."""
+        return self.reward_of(answer)
 
 
-class SlimeGroupReward(GroupFunctionVerifier):
-    """The batched form: one call with all samples of a group. Options as for ``SlimeReward``."""
+class SlimeGroupReward(SlimeFunction, GroupFunctionVerifier):
+    """The batched form: one call with all samples of a group."""
 
     convention = "slime_group"
-
-    def __init__(
-        self,
-        *,
-        principle: str,
-        function: str,
-        args: dict[str, Any] | None = None,
-        reward_key: str | None = None,
-        low: float = 0.0,
-        high: float = 1.0,
-        optional: bool = False,
-        sandbox: SandboxOptions | None = None,
-    ) -> None:
-        self._args = {"reward_key": reward_key, **(args or {})}
-        self._reward_key = reward_key
-        more = {"args": self._args}
-        self._set_up(principle, function, Scale(low, high, optional), sandbox, more)
 
     def group_job(self, requests: Sequence[ScoreRequest]) -> dict[str, Any]:
         """Attributes of ``args`` and of each sample."""
         return {"args": self._args, "samples": [sample_fields(request) for request in requests]}
 
     def pick_one(self, value: Any) -> Any:
-        """The float, or the entry under ``reward_key``."""
-        return value if self._reward_key is None else entry(value, self._reward_key)
+        """One sample's reward."""
+        return self.reward_of(value)
 
 
 class SlimeRemote(RemoteVerifier):

@@ -107,6 +107,11 @@ def test_what_a_convention_does_not_allow_is_invalid_for_every_sample(
         assert all("all 2 samples" in str(v.evidence) for v in found)
 
 
+def test_a_group_of_one_needs_a_list_too() -> None:
+    (verdict,) = verdicts(built("trl:TrlReward", "trl_rewards.py:reward_not_a_list"), FOUR)
+    assert verdict.cause is InvalidCause.MALFORMED
+
+
 def test_trls_none_is_not_applicable_only_where_that_is_allowed() -> None:
     math, other = replace(FOUR, meta={"task": "math"}), replace(FIVE, meta={"task": "code"})
     function = "trl_rewards.py:reward_math_only"
