@@ -6,10 +6,11 @@
     └─ host  first process of the namespaces; imports the function; owns the line to the parent
        └─ runner  forked for one call; runs the function; killed with all it started
 
-The parent writes one setup line, then one job a line; the host answers each. A runner holds neither
-that line nor the nonce of its call: it has one pipe, and the first line on it is its answer. What
+The parent writes one setup line, then one job a line; the host answers each with the nonce of the
+job. A runner does not hold that line: it has one pipe, and the first line on it is its answer. What
 it patches, opens or leaves in memory is gone with it, so a call can spoil its own score and no
-other. Code at the top level of the function's module runs in the host, before any sample is seen.
+other. Code at the top level of the function's module runs in the host, before any sample is seen:
+whoever wrote it decides the scores anyway.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -99,16 +101,80 @@ def _host(channel: int, mode: str, scratch: str) -> NoReturn:
                 isolation.cap_process_ids(setup["processes"])
                 isolation.seal_kernel_settings()
             isolation.drop_privileges()
-            function = _load(setup["function"])
+            host = _Host(channel, mode, scratch, setup, _load(setup["function"]))
         except BaseException as error:  # noqa: BLE001 - the parent must know why it can not start
             _send(replies, {"error": _describe(error)})
             os._exit(1)
         _send(replies, {"ready": True})
         for text in jobs:
             job = json.loads(text)
-            reply = _run(function, job, setup, mode, scratch)
-            _send(replies, {"nonce": job["nonce"], **reply})
+            _send(replies, {"nonce": job["nonce"], **host.run(job)})
     os._exit(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """The imported function and how its calls are confined."""
+
+    channel: int
+    mode: str
+    scratch: str
+    setup: Mapping[str, Any]
+    function: RewardFunction
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        """One call in a process of its own, and the end of all it started."""
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        runner = os.fork()
+        if runner == 0:
+            try:
+                os.close(reader)
+                _write(writer, self._answer(job))
+            finally:
+                os._exit(1)
+        os.close(writer)
+        try:
+            return _collect(reader, runner, self.setup)
+        finally:
+            os.close(reader)
+            if not isolation.end_descendants():
+                os._exit(1)  # something can not be killed; the guard and the parent take over
+            if self.mode == "limits":
+                _empty(self.scratch)
+
+    def _answer(self, job: dict[str, Any]) -> str:
+        try:
+            self._confine()
+            value = call_function(job["convention"], self.function, job["job"])
+            return json.dumps({"value": value})
+        except UnusableError as error:
+            return json.dumps(_failed("malformed", _describe(error)))
+        except BaseException as error:  # noqa: BLE001 - SystemExit and friends are answers too
+            return json.dumps(_failed("error", _describe(error)))
+
+    def _confine(self) -> None:
+        """Become a runner. Files that the module opened on import stay open; the line does not."""
+        isolation.die_with_parent(signal.SIGKILL)
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2, self.channel):
+            os.dup2(nothing, descriptor)
+        os.close(nothing)
+        if self.mode != "limits":
+            isolation.open_scratch(self.scratch, self.setup["file_mb"])
+        if self.mode == "bwrap":  # it leaves /proc/sys to root
+            isolation.seal_kernel_settings()
+        isolation.drop_privileges()
+        isolation.set_limits(
+            self.setup["timeout_s"],
+            self.setup["memory_mb"],
+            self.setup["file_mb"],
+            self.setup["processes"],
+            own_count=self.mode != "limits",
+        )
+        deny_dangerous_calls(self.setup["network"])
+        os.chdir(self.scratch)
 
 
 def _load(path: str) -> RewardFunction:
@@ -129,75 +195,15 @@ def _load(path: str) -> RewardFunction:
     return function  # type: ignore[no-any-return]
 
 
-def _run(
-    function: RewardFunction, job: dict[str, Any], setup: Mapping[str, Any], mode: str, scratch: str
-) -> dict[str, Any]:
-    """One call in a process of its own, and the end of all it started."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    runner = os.fork()
-    if runner == 0:
-        try:
-            _answer(function, job, writer, setup, mode, scratch)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    try:
-        return _collect(reader, runner, setup, time.monotonic() + setup["timeout_s"])
-    finally:
-        os.close(reader)
-        if not isolation.end_descendants():
-            os._exit(1)  # something can not be killed; the guard and the parent take over
-        if mode == "limits":
-            _empty(scratch)
-
-
-def _become_runner(writer: int, setup: Mapping[str, Any], mode: str, scratch: str) -> None:
-    isolation.die_with_parent(signal.SIGKILL)
-    os.setsid()
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nothing, descriptor)
-    os.closerange(3, writer)
-    os.closerange(writer + 1, 65536)
-    if mode != "limits":
-        isolation.open_scratch(scratch, setup["file_mb"])
-    if mode == "bwrap":  # it leaves /proc/sys to root
-        isolation.seal_kernel_settings()
-    isolation.drop_privileges()
-    isolation.set_limits(
-        setup["timeout_s"],
-        setup["memory_mb"],
-        setup["file_mb"],
-        setup["processes"],
-        own_count=mode != "limits",
-    )
-    deny_dangerous_calls(setup["network"])
-    os.chdir(scratch)
-
-
-def _answer(
-    function: RewardFunction,
-    job: dict[str, Any],
-    writer: int,
-    setup: Mapping[str, Any],
-    mode: str,
-    scratch: str,
-) -> None:
-    try:
-        _become_runner(writer, setup, mode, scratch)
-        text = json.dumps({"value": call_function(job["convention"], function, job["job"])})
-    except UnusableError as error:
-        text = json.dumps(_failed("malformed", _describe(error)))
-    except BaseException as error:  # noqa: BLE001 - SystemExit and friends are answers too
-        text = json.dumps(_failed("error", _describe(error)))
+def _write(writer: int, text: str) -> None:
     data = text.encode() + b"\n"
     while data:
         data = data[os.write(writer, data) :]
 
 
-def _collect(reader: int, runner: int, setup: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+def _collect(reader: int, runner: int, setup: Mapping[str, Any]) -> dict[str, Any]:
     """The first line that the runner writes, or why there is none."""
+    deadline = time.monotonic() + setup["timeout_s"]
     data = b""
     status: int | None = None
     own_bytes = isolation.resident_bytes(os.getpid())

@@ -279,6 +279,25 @@ def test_a_slow_import_does_not_count_as_the_first_call(tmp_path: Path) -> None:
     assert asyncio.run(run()) == 1.0
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_module_opened_on_import_stays_open(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "answers").write_text("0.5")
+    file = tmp_path / "opens.py"
+    file.write_text(
+        f"answers = open({str(tmp_path / 'answers')!r})\n"
+        "def reward(**_):\n    answers.seek(0)\n    return float(answers.read())\n"
+    )
+
+    async def run() -> Any:
+        child = box(mode, function=f"{file}:reward")
+        try:
+            return [await child.call(job("")) for _ in range(2)]
+        finally:
+            await child.close()
+
+    assert asyncio.run(run()) == [0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
