@@ -20,6 +20,7 @@ A principle of the configuration names its verifier by import path and passes ``
 
 Labels, scores and configuration of each stand in ``docs/verifiers.md``.
 
+``adapters`` runs reward functions that were written for other projects.
 ``building`` makes them, ``deadline`` asks them, ``combine`` turns verdicts into a reward.
 A verifier of your own is any class with the methods of ``safeladder.ports.Verifier`` whose
 constructor takes ``principle`` and its options; ``judging.RuleVerifier`` makes that one method.

@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,7 +43,8 @@ class UnjudgedError(Exception):
 
 
 class NotApplicableError(Exception):
-    """Raised by a verifier whose principle does not concern a sample: becomes NOT_APPLICABLE."""
+    """Raised by a verifier that has nothing to say of a sample, and is allowed to: becomes
+    NOT_APPLICABLE."""
 
 
 class SampleVerifier(ABC):
@@ -85,13 +86,16 @@ class SampleVerifier(ABC):
         """One verdict for each request, in order. Never raises for a sample's failure."""
         return list(await asyncio.gather(*(self.settle(request) for request in requests)))
 
-    async def settle(self, request: ScoreRequest) -> Verdict:
-        """Judge one sample and turn every failure into an INVALID verdict."""
+    async def settle(
+        self, request: ScoreRequest, judging: Awaitable[Judgment] | None = None
+    ) -> Verdict:
+        """Judge one sample and turn every failure into an INVALID verdict. ``judging`` stands for
+        ``judge_sample`` where several samples are judged in one go."""
         started = time.perf_counter()
         try:
-            judgment = await self.judge_sample(request)
-        except NotApplicableError as error:
-            return self._not_applicable(request, started, str(error))
+            judgment = await (self.judge_sample(request) if judging is None else judging)
+        except NotApplicableError as reason:
+            return self._not_applicable(request, started, str(reason))
         except UnjudgedError as error:
             return self._invalid(request, started, error.cause, str(error), error.retryable)
         except VerifierUnavailableError as error:
@@ -114,14 +118,14 @@ class SampleVerifier(ABC):
             latency_ms=(time.perf_counter() - started) * 1e3,
         )
 
-    def _not_applicable(self, request: ScoreRequest, started: float, detail: str) -> Verdict:
+    def _not_applicable(self, request: ScoreRequest, started: float, reason: str) -> Verdict:
         return Verdict(
             sample_id=request.sample_id,
             principle=self.principle,
             verifier=self.name,
             verifier_version=self.version,
             status=VerdictStatus.NOT_APPLICABLE,
-            evidence=_shorten(detail),
+            evidence=_shorten(reason),
             latency_ms=(time.perf_counter() - started) * 1e3,
         )
 
