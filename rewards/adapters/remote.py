@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
-from rewards.completers import resolve_secret
+from rewards.endpoint import resolve_secret
 from rewards.judging import UnjudgedError
 from safeladder.config import PositiveFloat, Section
 from safeladder.errors import VerifierUnavailableError
