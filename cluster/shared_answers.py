@@ -18,6 +18,10 @@ away for a moment) goes to those who wait for it and is then forgotten, so that 
 """
 
 
+ENTRY_BYTES = 256
+"""What Python itself spends on one kept answer, about."""
+
+
 class _Kept(NamedTuple):
     body: bytes
     until_s: float
@@ -38,7 +42,8 @@ class SharedAnswers:
         self._clock = clock
         self._running: dict[str, asyncio.Task[bytes]] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._num_bytes = 0
+        self.num_bytes = 0
+        """Size of what is kept, keys included."""
 
     async def get(self, key: str, work: Work) -> bytes:
         """The answer of ``key``: kept, being made for somebody else, or made now.
@@ -68,12 +73,16 @@ class SharedAnswers:
             del self._running[key]
         if is_final:
             self._kept[key] = _Kept(body, self._clock() + self._ttl_s)
-            self._num_bytes += len(body)
-            self._forget(lambda _: self._num_bytes > self._max_bytes)
+            self.num_bytes += _size(key, body)
+            self._forget(lambda _: self.num_bytes > self._max_bytes)
         return body
 
     def _forget(self, is_due: Callable[[_Kept], bool]) -> None:
         """Drop answers, oldest first, as long as the oldest one is due."""
         while self._kept and is_due(next(iter(self._kept.values()))):
-            _, kept = self._kept.popitem(last=False)
-            self._num_bytes -= len(kept.body)
+            key, kept = self._kept.popitem(last=False)
+            self.num_bytes -= _size(key, kept.body)
+
+
+def _size(key: str, body: bytes) -> int:
+    return ENTRY_BYTES + len(key) + len(body)

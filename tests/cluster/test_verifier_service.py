@@ -18,7 +18,8 @@ from grpc_status import rpc_status
 
 from cluster import wire
 from cluster.protos import verifier_pb2, verifier_pb2_grpc
-from cluster.verifier_service import SERVICE, Reason, VerifierServer
+from cluster.verifier_refusals import Reason
+from cluster.verifier_service import SERVICE, VerifierServer
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 from tests.cluster.verifier_fakes import FailingVerifier, LengthVerifier, make_request
 
