@@ -169,12 +169,12 @@ def test_every_refusal_carries_its_reason_and_the_service_goes_on() -> None:
             return await refusal(stub.Score(envelope(payload, **changes), timeout=10))
 
         for payload, word in [
-            (good[:-1], "incomplete"),
+            (good[:-1], "truncated"),
             (nan, "meta.a"),
             (twice, "duplicate"),
-            (b"\x91" * 100_000, "StackError"),
-            (b"\xdd\x00\x0f\x42\x40" + b"\x90" * 1_000_000, "max_array_len"),
-            (b"", "incomplete"),
+            (b"\x91" * 100_000, "array"),
+            (b"\xdd\x00\x0f\x42\x40" + b"\x90" * 1_000_000, "array"),
+            (b"", "truncated"),
         ]:
             code, reason, text = await score(payload)
             assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.MALFORMED_BODY)
