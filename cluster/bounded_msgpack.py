@@ -57,7 +57,7 @@ def pack(value: object) -> bytes:
 
 def read_json_map(body: Buffer, path: str, max_values: int) -> dict[str, Any]:
     """A map of JSON values, ``max_values`` in all. Raises ``WireError``."""
-    if _map_size(body) == 0 and len(body) == 1:
+    if body == b"\x80":
         return {}
     counter = _Counter(path, max_values)
     try:
@@ -67,6 +67,7 @@ def read_json_map(body: Buffer, path: str, max_values: int) -> dict[str, Any]:
             max_ext_len=0,
             max_array_len=MAX_LENGTH,
             max_map_len=MAX_LENGTH,
+            ext_hook=counter.ext,
             list_hook=counter.list,
             object_pairs_hook=counter.pairs,
         )
@@ -101,6 +102,10 @@ class _Counter:
                 raise WireError(f"{self._path}: duplicate map key {key[:100]!r}")
             fields[key] = value
         return fields
+
+    def ext(self, code: int, data: bytes) -> NoReturn:
+        # The limit of length lets the empty one through.
+        raise WireError(f"{self._path}: an extension type ({code}, {len(data)} bytes)")
 
     def _take(self, count: int) -> None:
         self._left -= count

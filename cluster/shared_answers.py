@@ -50,14 +50,26 @@ class SharedAnswers:
 
         The work outlives a caller that goes away, since its retry will want the result.
         """
-        self._forget(lambda kept: kept.until_s <= self._clock())
-        if (kept := self._kept.get(key)) is not None:
-            return kept.body
+        if (body := self.kept(key)) is not None:
+            return body
         task = self._running.get(key)
         if task is None:
             task = asyncio.create_task(self._run(key, work))
             self._running[key] = task
         return await asyncio.shield(task)
+
+    def kept(self, key: str) -> bytes | None:
+        """The answer of ``key``, if there is one."""
+        now_s = self._clock()
+        self._forget(lambda kept: kept.until_s <= now_s)
+        kept = self._kept.get(key)
+        return None if kept is None else kept.body
+
+    def keep(self, key: str, body: bytes) -> None:
+        """Keep an answer that was made without waiting."""
+        self._kept[key] = _Kept(body, self._clock() + self._ttl_s)
+        self.num_bytes += _size(key, body)
+        self._forget(lambda _: self.num_bytes > self._max_bytes)
 
     async def close(self) -> None:
         """Cancel what still runs."""
@@ -72,9 +84,7 @@ class SharedAnswers:
         finally:
             del self._running[key]
         if is_final:
-            self._kept[key] = _Kept(body, self._clock() + self._ttl_s)
-            self.num_bytes += _size(key, body)
-            self._forget(lambda _: self.num_bytes > self._max_bytes)
+            self.keep(key, body)
         return body
 
     def _forget(self, is_due: Callable[[_Kept], bool]) -> None:

@@ -7,7 +7,7 @@ deadline, equal work done once. Does not know who calls.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,9 @@ from cluster.protos import verifier_pb2
 from cluster.service_metrics import ServiceMetrics
 from cluster.shared_answers import SharedAnswers
 from cluster.verifier_refusals import Reason, RefusedError
+from rewards.judging import RuleVerifier
 from safeladder.ports import Verifier
+from safeladder.records import ScoreRequest, Verdict
 
 MAX_DEADLINE_S = 3600.0
 """Upper bound of a call's time, also for a caller that sets no deadline."""
@@ -103,20 +105,33 @@ class VerifierMethods:
 
     async def _answer(self, served: Served, request: Any, budget_s: float) -> bytes:
         digest = wire.body_digest(request.payload)
-        work = partial(self._score, served, request.principle, request.payload, digest, budget_s)
         if not request.idempotency_key:
-            return (await work())[0]
+            samples = _read(request.payload)
+            return (await self._score(served, request.principle, samples, digest, budget_s))[0]
         # The digest in the key: a key used for another body never brings that body's answer.
         key = f"{request.principle}\n{digest}\n{request.idempotency_key}"
+        if (kept := self._answers.kept(key)) is not None:
+            return kept
+        samples = _read(request.payload)
+        if len(samples) == 1 and isinstance(served.verifier, RuleVerifier):
+            # A rule judges one sample without waiting: no deadline could interrupt it, and nobody
+            # could join it while it runs.
+            verdicts = [served.verifier.settle_now(samples[0])]
+            body, is_final = self._pack(served, request.principle, digest, verdicts)
+            if is_final:
+                self._answers.keep(key, body)
+            return body
+        work = partial(self._score, served, request.principle, samples, digest, budget_s)
         return await self._answers.get(key, work)
 
     async def _score(
-        self, served: Served, principle: str, body: bytes, digest: str, budget_s: float
+        self,
+        served: Served,
+        principle: str,
+        samples: Sequence[ScoreRequest],
+        digest: str,
+        budget_s: float,
     ) -> tuple[bytes, bool]:
-        try:
-            samples = wire.unpack_requests(body)
-        except wire.WireError as error:
-            raise RefusedError(Reason.MALFORMED_BODY, str(error)) from error
         estimate_s = served.pace.estimate_s(len(samples))
         # Somebody must be let in: without others running there would be no newer estimate.
         if self._num_running > 1 and estimate_s > budget_s:
@@ -125,9 +140,15 @@ class VerifierMethods:
         started_s = time.monotonic()
         verdicts = await served.batcher.score(samples, budget_s)
         served.pace.add(len(samples), time.monotonic() - started_s)
+        return self._pack(served, principle, digest, verdicts)
+
+    def _pack(
+        self, served: Served, principle: str, digest: str, verdicts: Sequence[Verdict]
+    ) -> tuple[bytes, bool]:
+        """The body, and whether asking again would be in vain."""
         self._metrics.count_verdicts(principle, verdicts)
-        answer = wire.pack_answer(digest, served.verifier.name, served.verifier.version, verdicts)
-        return answer, not any(verdict.retryable for verdict in verdicts)
+        body = wire.pack_answer(digest, served.verifier.name, served.verifier.version, verdicts)
+        return body, not any(verdict.retryable for verdict in verdicts)
 
     def _find(self, request: Any) -> Served:
         if request.schema_version != wire.SCHEMA_VERSION:
@@ -144,6 +165,13 @@ class VerifierMethods:
 
     def _num_waiting(self) -> float:
         return sum(served.batcher.num_waiting for served in self._served.values())
+
+
+def _read(payload: bytes) -> list[ScoreRequest]:
+    try:
+        return wire.unpack_requests(payload)
+    except wire.WireError as error:
+        raise RefusedError(Reason.MALFORMED_BODY, str(error)) from error
 
 
 def _budget_s(remaining_s: float | None) -> float:

@@ -197,6 +197,8 @@ def test_a_duplicate_map_key_is_refused_at_any_depth() -> None:
         (b"\x91" * 100_000, "array", "depth"),
         (b"\x91" * 900 + b"\xc0", "array", "not a map"),
         (b"\xd6\xff\x00\x00\x00\x01", "ext", "max_ext_len"),
+        (b"\xc7\x00\x05", "ext", "extension type"),
+        (b"\x90", "array", "not a map"),
         (b"\x81\xa1a\x01 trailing", "unknown field", "malformed"),
         (b"\xa1\xff", "str", "not a map|utf-8"),
         (b"\xc1", "malformed", "malformed"),
