@@ -25,6 +25,7 @@ class Recorder(LengthVerifier):
             await asyncio.sleep(60)
         if "poison" in words:
             raise RuntimeError("boom")
+        await asyncio.sleep(0.05)  # asked too late is asked in vain
         return await super().score(requests)
 
 
@@ -89,7 +90,9 @@ def test_calls_are_never_cut_and_large_ones_go_alone() -> None:
 def test_a_slow_sample_costs_its_neighbours_time_but_no_verdict() -> None:
     async def scenario(batcher: Batcher, verifier: Recorder) -> None:
         slow = asyncio.ensure_future(batcher.score([make_request(9, "slow")], 0.6))
-        answers = await asyncio.gather(call(batcher, 1, budget_s=0.8), call(batcher, 2), slow)
+        answers = await asyncio.gather(
+            call(batcher, 1, budget_s=0.8), call(batcher, 2, budget_s=2), slow
+        )
         assert [scores(answer) for answer in answers[:2]] == [[0.01], [0.02]]
         (verdict,) = answers[2]
         assert (verdict.status, verdict.cause, verdict.retryable) == ("invalid", "timeout", True)
