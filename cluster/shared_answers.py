@@ -60,16 +60,23 @@ class SharedAnswers:
 
     def kept(self, key: str) -> bytes | None:
         """The answer of ``key``, if there is one."""
-        now_s = self._clock()
-        self._forget(lambda kept: kept.until_s <= now_s)
         kept = self._kept.get(key)
-        return None if kept is None else kept.body
+        return None if kept is None or kept.until_s <= self._clock() else kept.body
 
     def keep(self, key: str, body: bytes) -> None:
         """Keep an answer that was made without waiting."""
-        self._kept[key] = _Kept(body, self._clock() + self._ttl_s)
+        now_s = self._clock()
+        if (older := self._kept.pop(key, None)) is not None:
+            self.num_bytes -= _size(key, older.body)
+        self._kept[key] = _Kept(body, now_s + self._ttl_s)
         self.num_bytes += _size(key, body)
-        self._forget(lambda _: self.num_bytes > self._max_bytes)
+        # Oldest first: as long as the oldest is out of date, or there is too much.
+        while self._kept:
+            oldest, kept = next(iter(self._kept.items()))
+            if kept.until_s > now_s and self.num_bytes <= self._max_bytes:
+                break
+            del self._kept[oldest]
+            self.num_bytes -= _size(oldest, kept.body)
 
     async def close(self) -> None:
         """Cancel what still runs."""
@@ -86,12 +93,6 @@ class SharedAnswers:
         if is_final:
             self.keep(key, body)
         return body
-
-    def _forget(self, is_due: Callable[[_Kept], bool]) -> None:
-        """Drop answers, oldest first, as long as the oldest one is due."""
-        while self._kept and is_due(next(iter(self._kept.values()))):
-            key, kept = self._kept.popitem(last=False)
-            self.num_bytes -= _size(key, kept.body)
 
 
 def _size(key: str, body: bytes) -> int:

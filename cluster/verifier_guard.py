@@ -9,7 +9,7 @@ reason of the closed list. A plain health check stays open to probes; health str
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,8 +29,12 @@ _NO_TOKEN = "no valid bearer token; set service.token_file to the service's toke
 _NO_NAME = "no name of this client's certificate is served; see service.tls.allowed_names"
 
 
-class Guard(grpc.aio.ServerInterceptor):
-    """Stands before every method. ``allowed_names`` None admits any certificate, or none."""
+class Guard(grpc.GenericRpcHandler):
+    """Stands before every method. ``allowed_names`` None admits any certificate, or none.
+
+    Services are added to it as they would be to a server; it is the server's only handler. That
+    costs a call less than an interceptor would.
+    """
 
     def __init__(
         self, token: str | None, allowed_names: tuple[str, ...] | None, metrics: ServiceMetrics
@@ -38,23 +42,29 @@ class Guard(grpc.aio.ServerInterceptor):
         self._token = token
         self._names = None if allowed_names is None else [name.encode() for name in allowed_names]
         self._metrics = metrics
+        self._services: list[grpc.GenericRpcHandler] = []
         self._handlers: dict[str, Any] = {}
         # The stream form answers without waiting for the body of the call.
         self._stranger: Any = grpc.stream_stream_rpc_method_handler(self._refuse_stranger)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
+    def add_generic_rpc_handlers(self, services: Iterable[grpc.GenericRpcHandler]) -> None:
+        """As of a server: what generated code calls."""
+        self._services += services
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """As of a server: a second way to the same methods, not needed."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The handler of a call whose headers are there; None for a method that does not exist."""
         method = handler_call_details.method
         if method not in OPEN_METHODS and not self._has_token(handler_call_details):
             return self._stranger
         handler = self._handlers.get(method)
         if handler is None:
-            handler = await continuation(handler_call_details)
-            if handler is not None:  # a method that exists: their number is bounded
-                handler = self._handlers[method] = self._wrap(method, handler)
+            found = (service.service(handler_call_details) for service in self._services)
+            inner = next((one for one in found if one is not None), None)
+            if inner is not None:  # a method that exists: their number is bounded
+                handler = self._handlers[method] = self._wrap(method, inner)
         return handler
 
     def _has_token(self, details: grpc.HandlerCallDetails) -> bool:

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]
+    reflection,
+    reflection_pb2_grpc,
+)
 
 from cluster import bearer_token, service_process
 from cluster.batching import Batcher
@@ -133,7 +136,6 @@ class VerifierServer:
         files = service_process.allow_open_files(MAX_CONNECTIONS + FILES_BESIDE_CONNECTIONS)
         names = self._tls.allowed_names if self._tls and self._tls.ca_file else None
         server = grpc.aio.server(
-            interceptors=[Guard(self._token, names, self.metrics)],
             # Above our own limit, which answers with a reason; this one guards against floods.
             maximum_concurrent_rpcs=self._max_concurrent + _WAITING_CALLS,
             options=[
@@ -141,10 +143,14 @@ class VerifierServer:
                 ("grpc.max_allowed_incoming_connections", files - FILES_BESIDE_CONNECTIONS),
             ],
         )
-        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self._methods, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names_of_services = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names_of_services, server)
+        guard = Guard(self._token, names, self.metrics)
+        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self._methods, guard)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, guard)
+        shown = reflection.aio.ReflectionServicer(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        )
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(shown, guard)
+        server.add_generic_rpc_handlers((guard,))
         return server
 
 

@@ -166,7 +166,7 @@ def _request(body: Buffer, path: str) -> ScoreRequest:
     return ScoreRequest(
         sample_id=item.sample_id,
         attempt=item.attempt,
-        messages=tuple(Message(role, content) for role, content in item.messages),
+        messages=tuple([Message(role, content) for role, content in item.messages]),
         response=item.response,
         finish_reason=item.finish_reason,
         num_tokens=item.num_tokens,
