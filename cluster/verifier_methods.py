@@ -98,24 +98,26 @@ class VerifierMethods:
             await served.verifier.close()
 
     async def _answer(self, served: Served, request: Any, budget_s: float) -> bytes:
-        digest = wire.body_digest(request.payload)
-        if not request.idempotency_key:
-            samples = _read(request.payload)
-            return (await self._score(served, request.principle, samples, digest, budget_s))[0]
+        # Each look at a field of a message makes a copy of it.
+        body, principle, key = request.payload, request.principle, request.idempotency_key
+        digest = wire.body_digest(body)
+        if not key:
+            samples = _read(body)
+            return (await self._score(served, principle, samples, digest, budget_s))[0]
         # The digest in the key: a key used for another body never brings that body's answer.
-        key = f"{request.principle}\n{digest}\n{request.idempotency_key}"
+        key = f"{principle}\n{digest}\n{key}"
         if (kept := self._answers.kept(key)) is not None:
             return kept
-        samples = _read(request.payload)
+        samples = _read(body)
         if len(samples) == 1 and isinstance(served.verifier, RuleVerifier):
             # A rule judges one sample without waiting: no deadline could interrupt it, and nobody
             # could join it while it runs.
             verdicts = [served.verifier.settle_now(samples[0])]
-            body, is_final = self._pack(served, request.principle, digest, verdicts)
+            answer, is_final = self._pack(served, principle, digest, verdicts)
             if is_final:
-                self._answers.keep(key, body)
-            return body
-        work = partial(self._score, served, request.principle, samples, digest, budget_s)
+                self._answers.keep(key, answer)
+            return answer
+        work = partial(self._score, served, principle, samples, digest, budget_s)
         return await self._answers.get(key, work)
 
     async def _score(
