@@ -6,6 +6,7 @@ deadline, equal work done once. Does not know who calls.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ MAX_DEADLINE_S = 3600.0
 """Upper bound of a call's time, also for a caller that sets no deadline."""
 MIN_BUDGET_S = 0.02
 """A call with less time than this left is refused: nothing could be scored in it."""
+LARGE_BODY_BYTES = 64 * 1024
+"""Longer bodies are read on a thread: the heaviest takes a third of a second, in which other calls
+go on."""
 MAX_NAME_CHARS = 256
 """Of request id, idempotency key and principle: they are echoed and kept."""
 
@@ -102,13 +106,13 @@ class VerifierMethods:
         body, principle, key = request.payload, request.principle, request.idempotency_key
         digest = wire.body_digest(body)
         if not key:
-            samples = _read(body)
+            samples = await _read(body)
             return (await self._score(served, principle, samples, digest, budget_s))[0]
         # The digest in the key: a key used for another body never brings that body's answer.
         key = f"{principle}\n{digest}\n{key}"
         if (kept := self._answers.kept(key)) is not None:
             return kept
-        samples = _read(body)
+        samples = await _read(body)
         if len(samples) == 1 and isinstance(served.verifier, RuleVerifier):
             # A rule judges one sample without waiting: no deadline could interrupt it, and nobody
             # could join it while it runs.
@@ -163,9 +167,11 @@ class VerifierMethods:
         return sum(served.batcher.num_waiting for served in self._served.values())
 
 
-def _read(payload: bytes) -> list[ScoreRequest]:
+async def _read(body: bytes) -> list[ScoreRequest]:
     try:
-        return wire.unpack_requests(payload)
+        if len(body) > LARGE_BODY_BYTES:
+            return await asyncio.to_thread(wire.unpack_requests, body)
+        return wire.unpack_requests(body)
     except wire.WireError as error:
         raise RefusedError(Reason.MALFORMED_BODY, str(error)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,25 @@ def test_a_rule_s_answer_is_kept_too() -> None:
         assert rule.num_judged == 4, "without a key nothing is kept"
 
     serve(rule, scenario)
+
+
+def test_a_large_body_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_main: list[bool] = []
+    read = wire.unpack_requests
+
+    def watched(body: bytes) -> list[ScoreRequest]:
+        on_main.append(threading.current_thread() is threading.main_thread())
+        return read(body)
+
+    monkeypatch.setattr(wire, "unpack_requests", watched)
+
+    async def scenario(channel: grpc.aio.Channel, stub: Any) -> None:
+        for response in ("a", "a" * 100_000):
+            await stub.Score(envelope(body_of(response)), timeout=10)
+        assert (await refusal(stub.Score(envelope(b"\xc1" * 100_000), timeout=10)))[1]
+        assert on_main == [True, False, False]
+
+    serve(LengthVerifier(), scenario)
 
 
 def test_calls_of_one_principle_share_a_batch_and_principles_never_mix() -> None:
