@@ -37,6 +37,7 @@ demo: setup  ## train SmolLM2-135M against four principles on two cores; prints 
 
 bench: setup  ## the benchmarks of this machine, each with its bar
 	$(PYTHON) -m benchmarks.coordinator
+	$(PYTHON) -m benchmarks.verifier_service
 	$(PYTHON) -m benchmarks.async_vs_sync
 
 nightly: setup  ## everything: lint, all tests, demo, benchmarks

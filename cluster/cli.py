@@ -217,9 +217,9 @@ def serve_verifier(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token that callers must send.")
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow plaintext on an address beyond this machine.")
-    ] = False,
+    metrics_bind: Annotated[
+        str | None, typer.Option(help="Loopback host:port that answers Prometheus.")
+    ] = None,
     die_with_parent: Annotated[
         bool, typer.Option("--die-with-parent", help="End when the starting process ends.")
     ] = False,
@@ -237,7 +237,7 @@ def serve_verifier(
             bind,
             ready_file=ready_file,
             token_file=token_file,
-            insecure=insecure,
+            metrics_bind=metrics_bind,
             die_with_parent=die_with_parent,
         )
         return 0

@@ -63,7 +63,12 @@ def local_or_remote(principle: str, config: PrincipleConfig) -> Verifier:
     from cluster.verifier_client import GrpcVerifier
 
     return GrpcVerifier(
-        principle, config.service.address, config.timeout_s, token_file=config.service.token_file
+        principle,
+        config.service.address,
+        config.timeout_s,
+        token_file=config.service.token_file,
+        tls=config.service.tls,
+        insecure=config.service.insecure,
     )
 
 

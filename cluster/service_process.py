@@ -8,37 +8,42 @@ import ctypes
 import errno
 import ipaddress
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
 
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 
+MIN_OPEN_FILES = 256
 _PR_SET_PDEATHSIG = 1
 
 
-def check_bind(bind: str, insecure: bool) -> None:
-    """Refuse what is no ``host:port``, and plain text off loopback without ``insecure``.
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by its name or number alone; no name is looked up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
-    Raises ``ConfigError``.
-    """
+
+def check_bind(bind: str, option: str = "--bind") -> None:
+    """Refuse what is no ``host:port``. Raises ``ConfigError``."""
     host, separator, port = bind.rpartition(":")
     if not (host and separator and port.isdecimal() and int(port) < 65536):
-        raise ConfigError(f"--bind wants host:port, such as 127.0.0.1:50051, got {bind!r}")
-    if insecure or host == "localhost":
-        return
-    try:
-        is_loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
+        raise ConfigError(f"{option} wants host:port, such as 127.0.0.1:50051, got {bind!r}")
+
+
+def check_loopback(bind: str, way_out: str) -> None:
+    """Refuse plain text beyond this machine. Raises ``ConfigError``."""
+    if not is_loopback(bind.rpartition(":")[0]):
         raise ConfigError(
             f"{bind} can be reached from outside and the traffic is plain text; bind to "
-            "127.0.0.1, or say --insecure on a network that you trust"
+            f"127.0.0.1{way_out}"
         )
 
 
-def check_free(bind: str) -> None:
+def check_free(bind: str, option: str = "--bind") -> None:
     """Refuse an address that cannot be listened on, before a library says so in its own words.
 
     Raises ``EnvironmentUnfitError``, naming port and way out.
@@ -49,12 +54,32 @@ def check_free(bind: str) -> None:
         socket.create_server((str(address[0]), int(port)), family=family).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            what = f"port {port} is in use; stop its owner or choose another with --bind"
+            what = f"port {port} is in use; stop its owner or choose another with {option}"
         else:
-            what = f"{error.strerror}; choose an address of this machine with --bind"
+            what = f"{error.strerror}; choose an address of this machine with {option}"
         raise EnvironmentUnfitError(
             f"cannot listen on {bind}: {what} (port 0: a free one)"
         ) from error
+
+
+def allow_open_files(wanted: int) -> int:
+    """Raise this process's limit of open files towards ``wanted``; returns what it may open.
+
+    Raises ``EnvironmentUnfitError`` for a limit that leaves no room for connections.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, wanted)
+    if soft != resource.RLIM_INFINITY and soft < min(wanted, hard):
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = wanted if soft == resource.RLIM_INFINITY else min(soft, wanted)
+    if allowed < MIN_OPEN_FILES:
+        raise EnvironmentUnfitError(
+            f"this process may open {allowed} files, a service needs {MIN_OPEN_FILES}; "
+            f"raise the limit with `ulimit -n {wanted}`"
+        )
+    return allowed
 
 
 def announce(address: str, ready_file: Path) -> None:

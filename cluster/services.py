@@ -126,8 +126,8 @@ class VerifierServices:
         for service in services:
             service.wait_until_ready()
             principle = principles[service.principle]
-            token = principle.service.token_file if principle.service else None
-            resolved = ServiceConfig(address=service.address, token_file=token)
+            asked = principle.service or ServiceConfig(spawn=True)
+            resolved = asked.model_copy(update={"address": service.address, "spawn": False})
             principles[service.principle] = principle.model_copy(update={"service": resolved})
         return config.model_copy(update={"principles": principles})
 

@@ -18,6 +18,10 @@ away for a moment) goes to those who wait for it and is then forgotten, so that 
 """
 
 
+ENTRY_BYTES = 256
+"""What Python itself spends on one kept answer, about."""
+
+
 class _Kept(NamedTuple):
     body: bytes
     until_s: float
@@ -38,21 +42,41 @@ class SharedAnswers:
         self._clock = clock
         self._running: dict[str, asyncio.Task[bytes]] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._num_bytes = 0
+        self.num_bytes = 0
+        """Size of what is kept, keys included."""
 
     async def get(self, key: str, work: Work) -> bytes:
         """The answer of ``key``: kept, being made for somebody else, or made now.
 
         The work outlives a caller that goes away, since its retry will want the result.
         """
-        self._forget(lambda kept: kept.until_s <= self._clock())
-        if (kept := self._kept.get(key)) is not None:
-            return kept.body
+        if (body := self.kept(key)) is not None:
+            return body
         task = self._running.get(key)
         if task is None:
             task = asyncio.create_task(self._run(key, work))
             self._running[key] = task
         return await asyncio.shield(task)
+
+    def kept(self, key: str) -> bytes | None:
+        """The answer of ``key``, if there is one."""
+        kept = self._kept.get(key)
+        return None if kept is None or kept.until_s <= self._clock() else kept.body
+
+    def keep(self, key: str, body: bytes) -> None:
+        """Keep an answer that was made without waiting."""
+        now_s = self._clock()
+        if (older := self._kept.pop(key, None)) is not None:
+            self.num_bytes -= _size(key, older.body)
+        self._kept[key] = _Kept(body, now_s + self._ttl_s)
+        self.num_bytes += _size(key, body)
+        # Oldest first: as long as the oldest is out of date, or there is too much.
+        while self._kept:
+            oldest, kept = next(iter(self._kept.items()))
+            if kept.until_s > now_s and self.num_bytes <= self._max_bytes:
+                break
+            del self._kept[oldest]
+            self.num_bytes -= _size(oldest, kept.body)
 
     async def close(self) -> None:
         """Cancel what still runs."""
@@ -67,13 +91,9 @@ class SharedAnswers:
         finally:
             del self._running[key]
         if is_final:
-            self._kept[key] = _Kept(body, self._clock() + self._ttl_s)
-            self._num_bytes += len(body)
-            self._forget(lambda _: self._num_bytes > self._max_bytes)
+            self.keep(key, body)
         return body
 
-    def _forget(self, is_due: Callable[[_Kept], bool]) -> None:
-        """Drop answers, oldest first, as long as the oldest one is due."""
-        while self._kept and is_due(next(iter(self._kept.values()))):
-            _, kept = self._kept.popitem(last=False)
-            self._num_bytes -= len(kept.body)
+
+def _size(key: str, body: bytes) -> int:
+    return ENTRY_BYTES + len(key) + len(body)

@@ -23,6 +23,8 @@ from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from cluster import bearer_token, wire
 from cluster.protos import verifier_pb2
+from cluster.verifier_credentials import open_channel
+from safeladder.config import TlsConfig
 from safeladder.errors import ConfigError, VerifierUnavailableError
 from safeladder.records import InvalidCause, ScoreRequest, Verdict, VerdictStatus
 
@@ -77,12 +79,16 @@ class GrpcVerifier:
         timeout_s: float,
         token_file: Path | None = None,
         *,
+        tls: TlsConfig | None = None,
+        insecure: bool = False,
         fence: int = 0,
     ) -> None:
         self._principle = principle
         self._address = address
         self._timeout_s = timeout_s
         self._token_file = token_file
+        self._tls = tls
+        self._insecure = insecure
         self._fence = fence
         self._name = f"grpc://{address}"
         self._version = "unknown"
@@ -99,16 +105,22 @@ class GrpcVerifier:
         """As the service said last."""
         return self._version
 
+    @property
+    def _where(self) -> str:
+        return f"principles.{self._principle}.service"
+
     async def start(self) -> None:
         """Connect, and ask who answers; at most 5 s.
 
-        Raises ``VerifierUnavailableError`` if nobody does, ``ConfigError`` if the service does not
-        serve this principle or refuses the token.
+        Raises ``VerifierUnavailableError`` if nobody does, ``ConfigError`` for a certificate or
+        token that cannot be used, and if the service does not serve this principle or this client.
         """
         if self._token_file is not None:
             token = bearer_token.read_token(self._token_file)
             self._metadata = ((bearer_token.METADATA_KEY, bearer_token.header(token)),)
-        self._channel = grpc.aio.insecure_channel(self._address, _OPTIONS)
+        self._channel = open_channel(
+            self._address, self._tls, self._insecure, self._where, _OPTIONS
+        )
         request = verifier_pb2.DescribeRequest(
             schema_version=wire.SCHEMA_VERSION, principle=self._principle
         )
@@ -240,7 +252,7 @@ class GrpcVerifier:
         )
 
     def _start_error(self, error: grpc.aio.AioRpcError) -> ConfigError | VerifierUnavailableError:
-        where = f"principles.{self._principle}.service"
+        where = self._where
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return ConfigError(
                 f"{where}.address: {self._address} does not serve {self._principle!r} "
@@ -248,6 +260,10 @@ class GrpcVerifier:
             )
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return ConfigError(f"{where}.token_file: {self._address} refuses the token")
+        if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+            return ConfigError(
+                f"{where}.tls.cert_file: {self._address} serves no name of this certificate"
+            )
         return VerifierUnavailableError(
             f"no verifier service answers at {self._address} ({_describe(error)}); start one with "
             f"`safeladder serve-verifier CONFIG --principle {self._principle} --bind "

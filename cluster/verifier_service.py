@@ -1,278 +1,113 @@
-"""The server side of the verifier door: scores over gRPC, in a process of its own.
+"""A verifier service: a gRPC server over verifiers, in a process of its own.
 
-Owns limits, refusals, health and shutdown. Every refusal carries a reason of a closed list; no
-text of an exception leaves the process. It imports neither Ray nor a model library, and does not
-know what a verdict leads to. Traffic is not encrypted: bind to loopback, or to a private network
-with ``insecure=True`` and a token.
+Owns address, limits of connections, health and shutdown. Who may call stands in
+``verifier_guard``, what a call does in ``verifier_methods``. It imports neither Ray nor a model
+library. Without ``service.tls`` the traffic is plain text, and stays on this machine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from enum import StrEnum
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
-from grpc_status import rpc_status  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]
+    reflection,
+    reflection_pb2_grpc,
+)
 
-from cluster import bearer_token, service_process, wire
+from cluster import bearer_token, service_process
+from cluster.batching import Batcher
+from cluster.load_shedding import Pace
 from cluster.protos import verifier_pb2, verifier_pb2_grpc
-from cluster.shared_answers import SharedAnswers
+from cluster.service_metrics import ServiceMetrics
+from cluster.verifier_credentials import server_credentials
+from cluster.verifier_guard import Guard
+from cluster.verifier_methods import Served, VerifierMethods
 from rewards.building import build_verifier
-from rewards.deadline import score_with_deadline
-from safeladder.config import Config
+from safeladder.config import Config, PrincipleConfig, ServiceConfig, TlsConfig
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 from safeladder.ports import Verifier
-from safeladder.records import ScoreRequest
 
 log = logging.getLogger(__name__)
 
 SERVICE: str = verifier_pb2.DESCRIPTOR.services_by_name["VerifierService"].full_name
-ERROR_DOMAIN = "safeladder"
-MAX_DEADLINE_S = 3600.0
-"""Upper bound of a call's time, also for a caller that sets no deadline."""
-MIN_BUDGET_S = 0.02
-"""A call with less time than this left is refused: nothing could be scored in it."""
-RETRY_AFTER_S = 1
 STOP_GRACE_S = 3.0
-
-_HEALTH_PREFIX = "/grpc.health.v1.Health/"
-_RESERVED_CALLS = 32
-_Method = Callable[[Any, Any], Awaitable[Any]]
-
-
-class Reason(StrEnum):
-    """Closed list of ``ErrorInfo.reason``: what a client may branch on."""
-
-    MALFORMED_BODY = "MALFORMED_BODY"
-    UNKNOWN_SCHEMA_VERSION = "UNKNOWN_SCHEMA_VERSION"
-    UNKNOWN_PRINCIPLE = "UNKNOWN_PRINCIPLE"
-    UNAUTHENTICATED = "UNAUTHENTICATED"
-    DEADLINE_TOO_SHORT = "DEADLINE_TOO_SHORT"
-    OVERLOADED = "OVERLOADED"
-    INTERNAL = "INTERNAL"
-
-
-_CODES = {
-    Reason.MALFORMED_BODY: grpc.StatusCode.INVALID_ARGUMENT,
-    Reason.UNKNOWN_SCHEMA_VERSION: grpc.StatusCode.FAILED_PRECONDITION,
-    Reason.UNKNOWN_PRINCIPLE: grpc.StatusCode.NOT_FOUND,
-    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    Reason.DEADLINE_TOO_SHORT: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Reason.INTERNAL: grpc.StatusCode.INTERNAL,
-}
-
-
-class _RefusedError(Exception):
-    """A call that is not served; ``text`` is ours and safe to send."""
-
-    def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-        self.text = text
-
-    async def abort(self, context: Any) -> None:
-        """End the call with a rich status. Always raises."""
-        code = _CODES[self.reason]
-        details = [error_details_pb2.ErrorInfo(reason=self.reason.value, domain=ERROR_DOMAIN)]
-        if self.reason is Reason.OVERLOADED:
-            delay = Duration(seconds=RETRY_AFTER_S)
-            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-        status = status_pb2.Status(code=code.value[0], message=self.text)
-        for detail in details:
-            packed = AnyMessage()
-            packed.Pack(detail)
-            status.details.append(packed)
-        metadata = rpc_status.to_status(status).trailing_metadata
-        await context.abort(code, self.text, metadata)
-
-
-class _Guard(grpc.aio.ServerInterceptor):
-    """Every call passes here: the token is checked before it, and whatever it raises becomes a
-    reason. Health stays open to probes."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        if not self._admits(handler_call_details):
-            return grpc.unary_unary_rpc_method_handler(_refuse_unauthenticated)
-        if handler.unary_unary is None:  # streams are gRPC's own: reflection, health watch
-            return handler
-        # The body is parsed inside the guard: gRPC would answer bad bytes with the exception.
-        return grpc.unary_unary_rpc_method_handler(
-            partial(_guarded, handler.unary_unary, handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
-
-    def _admits(self, details: grpc.HandlerCallDetails) -> bool:
-        if self._token is None or details.method.startswith(_HEALTH_PREFIX):
-            return True
-        sent = dict(details.invocation_metadata or ()).get(bearer_token.METADATA_KEY)
-        return bearer_token.is_authorized(sent, self._token)
-
-
-async def _refuse_unauthenticated(request: Any, context: Any) -> None:
-    del request
-    text = "no valid bearer token; set service.token_file to the service's token"
-    await _RefusedError(Reason.UNAUTHENTICATED, text).abort(context)
-
-
-async def _guarded(method: _Method, parse: Callable[[bytes], Any], raw: bytes, context: Any) -> Any:
-    try:
-        return await method(_parsed(parse, raw), context)
-    except grpc.aio.AbortError:
-        raise
-    except _RefusedError as refusal:
-        await refusal.abort(context)
-    except Exception:  # the border: its text stays in our log
-        log.exception("a call failed inside the service")
-        text = "internal error; the service's log has it"
-        await _RefusedError(Reason.INTERNAL, text).abort(context)
-
-
-def _parsed(parse: Callable[[bytes], Any], raw: bytes) -> Any:
-    try:
-        return parse(raw)
-    except DecodeError as error:
-        raise _RefusedError(Reason.MALFORMED_BODY, "not a message of this service") from error
-
-
-class _Servicer:
-    """The two methods of ``verifier.proto``."""
-
-    def __init__(self, verifiers: Mapping[str, Verifier], max_concurrent: int) -> None:
-        self._verifiers = verifiers
-        self._max_concurrent = max_concurrent
-        self._num_running = 0
-        self.answers = SharedAnswers()
-
-    async def Describe(self, request: Any, context: Any) -> Any:
-        """Name and version of the verifier of a principle."""
-        del context
-        verifier = self._find(request)
-        return verifier_pb2.DescribeResponse(
-            schema_version=wire.SCHEMA_VERSION,
-            principle=request.principle,
-            verifier=verifier.name,
-            verifier_version=verifier.version,
-        )
-
-    async def Score(self, request: Any, context: Any) -> Any:
-        """Verdicts of a batch, as many and in the same order."""
-        if self._num_running >= self._max_concurrent:
-            raise _RefusedError(Reason.OVERLOADED, f"{self._max_concurrent} calls are running")
-        self._num_running += 1
-        try:
-            payload = await self._answer(request, _budget_s(context.time_remaining()))
-        finally:
-            self._num_running -= 1
-        return verifier_pb2.Envelope(
-            schema_version=wire.SCHEMA_VERSION,
-            request_id=request.request_id,
-            idempotency_key=request.idempotency_key,
-            fence=request.fence,
-            principle=request.principle,
-            payload=payload,
-        )
-
-    async def _answer(self, request: Any, budget_s: float) -> bytes:
-        verifier = self._find(request)
-        try:
-            samples = wire.unpack_requests(request.payload)
-        except wire.WireError as error:
-            raise _RefusedError(Reason.MALFORMED_BODY, str(error)) from error
-        digest = wire.body_digest(request.payload)
-        work = partial(_score, request.principle, verifier, samples, digest, budget_s)
-        if not request.idempotency_key:
-            return (await work())[0]
-        # The digest in the key: a key used for another body never brings that body's answer.
-        key = f"{request.principle}\n{digest}\n{request.idempotency_key}"
-        return await self.answers.get(key, work)
-
-    def _find(self, request: Any) -> Verifier:
-        if request.schema_version != wire.SCHEMA_VERSION:
-            raise _RefusedError(
-                Reason.UNKNOWN_SCHEMA_VERSION,
-                f"schema version {request.schema_version}, this service speaks "
-                f"{wire.SCHEMA_VERSION}",
-            )
-        verifier = self._verifiers.get(request.principle)
-        if verifier is None:
-            served = ", ".join(sorted(self._verifiers))
-            raise _RefusedError(Reason.UNKNOWN_PRINCIPLE, f"this service serves: {served}")
-        return verifier
-
-
-def _budget_s(remaining_s: float | None) -> float:
-    """Time for scoring: what the caller has left, less a tenth (at most 0.5 s) for the way back."""
-    remaining_s = MAX_DEADLINE_S if remaining_s is None else min(remaining_s, MAX_DEADLINE_S)
-    budget_s = remaining_s - min(0.1 * remaining_s, 0.5)
-    if budget_s < MIN_BUDGET_S:
-        raise _RefusedError(Reason.DEADLINE_TOO_SHORT, "too little time is left to score")
-    return budget_s
-
-
-async def _score(
-    principle: str,
-    verifier: Verifier,
-    samples: Sequence[ScoreRequest],
-    digest: str,
-    budget_s: float,
-) -> tuple[bytes, bool]:
-    verdicts = await score_with_deadline(verifier, samples, budget_s, principle=principle)
-    body = wire.pack_answer(digest, verifier.name, verifier.version, verdicts)
-    return body, not any(verdict.retryable for verdict in verdicts)
+MAX_CONNECTIONS = 4096
+FILES_BESIDE_CONNECTIONS = 128
+"""File descriptors for everything that is no connection."""
+_WAITING_CALLS = 1024
+"""Calls whose body is still on its way, beyond those that run."""
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # else two servers share a port without a word
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # A connection that never says what it wants, or says nothing for long, is closed. Clients that
+    # come back later connect anew by themselves.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+    # A peer that is gone without a word is noticed.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.max_concurrent_streams", 256),
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.absolute_max_metadata_size", 16 * 1024),
+)
 
 
 class VerifierServer:
-    """A gRPC server over verifiers, principle → verifier. ``start`` once, ``stop`` once."""
+    """A gRPC server over verifiers, principle → verifier. ``start`` once, ``stop`` once.
+
+    ``where`` is the config key that the settings came from, for messages.
+    """
 
     def __init__(
         self,
         verifiers: Mapping[str, Verifier],
         *,
         token: str | None = None,
+        tls: TlsConfig | None = None,
         insecure: bool = False,
         max_concurrent: int = 64,
+        batching: Mapping[str, tuple[int, float]] | None = None,
+        where: str = "service",
     ) -> None:
         self._verifiers = dict(verifiers)
         self._token = token
+        self._tls = tls
         self._insecure = insecure
         self._max_concurrent = max_concurrent
-        self._servicer = _Servicer(self._verifiers, max_concurrent)
+        self._where = where
+        self.metrics = ServiceMetrics(verifiers)
+        self._methods = VerifierMethods(
+            {
+                name: _serve_with(name, verifier, *(batching or {}).get(name, (1, 0.0)))
+                for name, verifier in verifiers.items()
+            },
+            max_concurrent,
+            self.metrics,
+        )
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
     async def start(self, bind: str) -> int:
         """Listen on ``host:port`` (port 0: a free one), get the verifiers ready, serve.
 
-        Returns the port. Raises ``ConfigError`` for an address that may not be used,
-        ``EnvironmentUnfitError`` for one that is taken, and what a verifier's ``start`` raises.
+        Returns the port. Raises ``ConfigError`` for an address or a certificate that may not be
+        used, ``EnvironmentUnfitError`` for an address that is taken, and what a verifier's
+        ``start`` raises.
         """
-        service_process.check_bind(bind, self._insecure)
+        service_process.check_bind(bind)
+        if self._tls is None and not self._insecure:
+            way_out = f", name certificates in {self._where}.tls, or write {self._where}.insecure: "
+            service_process.check_loopback(bind, f"{way_out}true on a network that you trust")
         service_process.check_free(bind)
         server = self._build()
         try:
-            port = server.add_insecure_port(bind)
+            port = self._listen(server, bind)
         except RuntimeError as error:
             raise EnvironmentUnfitError(f"cannot listen on {bind}: {error}") from error
         self._server = server
@@ -290,26 +125,38 @@ class VerifierServer:
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
             await self._server.stop(grace_s)
-        await self._servicer.answers.close()
-        for verifier in self._verifiers.values():
-            await verifier.close()
+        await self._methods.close()
+
+    def _listen(self, server: grpc.aio.Server, bind: str) -> int:
+        if self._tls is None:
+            return server.add_insecure_port(bind)
+        return server.add_secure_port(bind, server_credentials(self._tls, f"{self._where}.tls"))
 
     def _build(self) -> grpc.aio.Server:
+        files = service_process.allow_open_files(MAX_CONNECTIONS + FILES_BESIDE_CONNECTIONS)
+        names = self._tls.allowed_names if self._tls and self._tls.ca_file else None
         server = grpc.aio.server(
-            interceptors=[_Guard(self._token)],
             # Above our own limit, which answers with a reason; this one guards against floods.
-            maximum_concurrent_rpcs=self._max_concurrent + _RESERVED_CALLS,
+            maximum_concurrent_rpcs=self._max_concurrent + _WAITING_CALLS,
             options=[
-                ("grpc.so_reuseport", 0),  # else two servers share a port without a word
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                *_OPTIONS,
+                ("grpc.max_allowed_incoming_connections", files - FILES_BESIDE_CONNECTIONS),
             ],
         )
-        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self._servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        guard = Guard(self._token, names, self.metrics)
+        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self._methods, guard)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, guard)
+        shown = reflection.aio.ReflectionServicer(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        )
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(shown, guard)
+        server.add_generic_rpc_handlers((guard,))
         return server
+
+
+def _serve_with(name: str, verifier: Verifier, max_batch: int, max_wait_s: float) -> Served:
+    batcher = Batcher(name, verifier, max_batch=max_batch, max_wait_s=max_wait_s)
+    return Served(verifier=verifier, batcher=batcher, pace=Pace())
 
 
 def run_service(
@@ -319,26 +166,43 @@ def run_service(
     *,
     ready_file: Path | None = None,
     token_file: Path | None = None,
-    insecure: bool = False,
+    metrics_bind: str | None = None,
     die_with_parent: bool = False,
 ) -> None:
     """Serve the verifiers of a config until SIGTERM or SIGINT; blocks.
 
     ``principles`` None serves all that name a verifier. ``ready_file`` gets ``host:port`` once
-    calls are answered. ``token_file`` defaults to the principles' own ``service.token_file``.
+    calls are answered. ``token_file`` defaults to the principles' own ``service.token_file``; their
+    ``tls`` and ``insecure`` count too. ``metrics_bind`` answers Prometheus on a loopback port.
     ``die_with_parent`` asks the kernel to kill this process when the thread that started it ends.
     Raises ``ConfigError``, ``EnvironmentUnfitError``, ``VerifierUnavailableError``.
     """
     if die_with_parent:
         service_process.die_with_parent()
     chosen = _choose(config, principles)
-    token_file = token_file or _token_file(config, chosen)
+    settings = {name: config.principles[name] for name in chosen}
+    service = _shared_settings(settings, token_file)
     server = VerifierServer(
-        {name: build_verifier(name, config.principles[name]) for name in chosen},
-        token=None if token_file is None else bearer_token.read_token(token_file),
-        insecure=insecure,
+        {name: build_verifier(name, principle) for name, principle in settings.items()},
+        token=None if service.token_file is None else bearer_token.read_token(service.token_file),
+        tls=service.tls,
+        insecure=service.insecure,
+        batching={
+            name: (principle.service.max_batch, principle.service.max_wait_ms / 1000)
+            for name, principle in settings.items()
+            if principle.service is not None
+        },
+        where=f"principles.{next(iter(chosen), '<name>')}.service",
     )
-    asyncio.run(_serve(server, bind, chosen, ready_file))
+    stop_metrics = server.metrics.serve(metrics_bind) if metrics_bind else _nothing
+    try:
+        asyncio.run(_serve(server, bind, chosen, ready_file))
+    finally:
+        stop_metrics()
+
+
+def _nothing() -> None:
+    return None
 
 
 async def _serve(
@@ -366,12 +230,17 @@ def _choose(config: Config, principles: Sequence[str] | None) -> list[str]:
     return list(principles)
 
 
-def _token_file(config: Config, principles: Sequence[str]) -> Path | None:
-    services = [config.principles[name].service for name in principles]
-    files = {None if service is None else service.token_file for service in services}
-    if len(files) > 1:
-        raise ConfigError(
-            "these principles name different service.token_file values; "
-            "serve them one by one with --principle, or give --token-file"
-        )
-    return next(iter(files), None)
+def _shared_settings(
+    settings: Mapping[str, PrincipleConfig], token_file: Path | None
+) -> ServiceConfig:
+    """What all principles of one server agree on. Raises ``ConfigError`` if they do not."""
+    services = [principle.service or ServiceConfig(spawn=True) for principle in settings.values()]
+    if token_file is not None:
+        services = [one.model_copy(update={"token_file": token_file}) for one in services]
+    for key in ("token_file", "tls", "insecure"):
+        if any(getattr(one, key) != getattr(services[0], key) for one in services):
+            raise ConfigError(
+                f"these principles differ in service.{key}; "
+                "serve them one by one with --principle, or make them agree"
+            )
+    return services[0] if services else ServiceConfig(spawn=True)

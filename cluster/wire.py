@@ -1,9 +1,7 @@
 """MessagePack bodies of the verifier service, and the records they carry.
 
-Bytes come from another trust domain. They are unpacked under limits (sizes, nesting, number of
-items), then fitted to typed structures that know every field; duplicate map keys and non-finite
-numbers, which neither library refuses, are refused here by hand. What does not fit is a
-``WireError`` that names the field. This module knows no gRPC.
+Owns the fields of both bodies and their limits; ``bounded_msgpack`` holds strangers' bytes to them.
+This module knows no gRPC.
 """
 
 from __future__ import annotations
@@ -12,11 +10,13 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
-import msgpack  # type: ignore[import-untyped]
 import msgspec
 
+from cluster.bounded_msgpack import MAX_DEPTH as MAX_DEPTH
+from cluster.bounded_msgpack import Buffer, StructReader, pack, read_json_map
+from cluster.bounded_msgpack import WireError as WireError
 from safeladder.records import (
     FinishReason,
     InvalidCause,
@@ -33,29 +33,25 @@ MAX_BODY_BYTES = 4 * 1024 * 1024 - 64 * 1024
 MAX_REQUESTS = 128
 """Samples in one call."""
 MAX_VALUES_PER_SAMPLE = 2048
-"""Values of one sample, all levels together. ``MAX_REQUESTS`` times as many bound the memory that
-a hostile body can cost."""
-MAX_LENGTH = 4096
-"""Values in one list or map."""
-MAX_DEPTH = 16
-"""Levels of nesting inside ``meta``."""
+"""Values inside one sample's ``meta``, all levels together. They are what a hostile body can make
+expensive."""
+MAX_IMAGE_BYTES = 3 * 1024 * 1024
+"""One encoded image. Images travel as bytes: nothing is ever fetched from an address."""
 MAX_EVIDENCE_CHARS = 4096
 """Longer evidence is cut by the sender, so that an answer always fits into one message."""
+MAX_LABEL_CHARS = 512
+"""As with evidence."""
 
 _HEADER_BYTES = 64
-_MAX_VALUES = MAX_VALUES_PER_SAMPLE * MAX_REQUESTS
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
-_Label = Annotated[str, msgspec.Meta(max_length=512)]
+_Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_CHARS)]
 _Evidence = Annotated[str, msgspec.Meta(max_length=MAX_EVIDENCE_CHARS)]
 _Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Image = Annotated[bytes, msgspec.Meta(max_length=MAX_IMAGE_BYTES)]
 
 
-class WireError(ValueError):
-    """Bytes that are no body of ours, or a record that no body can carry; names the field."""
-
-
-class _RequestBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _RequestBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     sample_id: _Name
     attempt: _Count
     messages: Annotated[list[tuple[str, str]], msgspec.Meta(max_length=512)]
@@ -65,12 +61,12 @@ class _RequestBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     route: _Name
     reference: str | None
     lang: _Label
-    images: Annotated[list[bytes], msgspec.Meta(max_length=64)]
-    meta: dict[str, Any]
+    images: Annotated[list[_Image], msgspec.Meta(max_length=64)]
+    meta: msgspec.Raw
 
 
-class _RequestsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    requests: Annotated[list[_RequestBody], msgspec.Meta(min_length=1, max_length=MAX_REQUESTS)]
+class _RequestsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    requests: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MAX_REQUESTS)]
 
 
 class _VerdictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +84,13 @@ class _AnswerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_sha256: _Hex
     verifier: _Name
     verifier_version: _Name
-    verdicts: Annotated[list[_VerdictBody], msgspec.Meta(max_length=MAX_REQUESTS)]
+    verdicts: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_REQUESTS)]
+
+
+_REQUESTS = StructReader(_RequestsBody)
+_REQUEST = StructReader(_RequestBody)
+_ANSWER = StructReader(_AnswerBody)
+_VERDICT = StructReader(_VerdictBody)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +115,11 @@ def pack_request(request: ScoreRequest) -> bytes:
     Read back once, by the rules of the other end: a sample that would be refused there costs a
     ``WireError`` here, and not the whole call.
     """
-    item = _pack(
+    item = pack(
         {
             "sample_id": request.sample_id,
             "attempt": request.attempt,
-            "messages": [tuple(message) for message in request.messages],
+            "messages": request.messages,
             "response": request.response,
             "finish_reason": request.finish_reason,
             "num_tokens": request.num_tokens,
@@ -128,17 +130,15 @@ def pack_request(request: ScoreRequest) -> bytes:
             "meta": dict(request.meta),
         }
     )
-    _requests(join_requests([item]), MAX_VALUES_PER_SAMPLE)
+    if len(item) > MAX_BODY_BYTES - _HEADER_BYTES:
+        raise WireError(f"body of {len(item)} bytes, the limit is {MAX_BODY_BYTES}")
+    _request(item, "request")
     return item
 
 
 def join_requests(items: Sequence[bytes]) -> bytes:
     """The request body of samples packed by ``pack_request``."""
-    packer = msgpack.Packer(autoreset=False)
-    packer.pack_map_header(1)
-    packer.pack("requests")
-    packer.pack_array_header(len(items))
-    return b"".join((packer.bytes(), *items))
+    return pack({"requests": [msgspec.Raw(item) for item in items]})
 
 
 def split_requests(items: Sequence[bytes]) -> list[list[int]]:
@@ -156,36 +156,33 @@ def split_requests(items: Sequence[bytes]) -> list[list[int]]:
 
 def unpack_requests(body: bytes) -> list[ScoreRequest]:
     """The samples of a request body. Raises ``WireError``."""
-    return [
-        ScoreRequest(
-            sample_id=item.sample_id,
-            attempt=item.attempt,
-            messages=tuple(Message(role, content) for role, content in item.messages),
-            response=item.response,
-            finish_reason=item.finish_reason,
-            num_tokens=item.num_tokens,
-            route=item.route,
-            reference=item.reference,
-            lang=item.lang,
-            images=tuple(item.images),
-            meta=item.meta,
-        )
-        for item in _requests(body, _MAX_VALUES)
-    ]
+    _check_size(body)
+    items = _REQUESTS.read(body, "body").requests
+    return [_request(memoryview(raw), f"requests[{i}]") for i, raw in enumerate(items)]
 
 
-def _requests(body: bytes, max_values: int) -> list[_RequestBody]:
-    requests = _fit(_unpack(body, max_values), _RequestsBody).requests
-    for position, item in enumerate(requests):
-        _check_json(item.meta, f"requests[{position}].meta", MAX_DEPTH)
-    return requests
+def _request(body: Buffer, path: str) -> ScoreRequest:
+    item: _RequestBody = _REQUEST.read(body, path)
+    return ScoreRequest(
+        sample_id=item.sample_id,
+        attempt=item.attempt,
+        messages=tuple([Message(role, content) for role, content in item.messages]),
+        response=item.response,
+        finish_reason=item.finish_reason,
+        num_tokens=item.num_tokens,
+        route=item.route,
+        reference=item.reference,
+        lang=item.lang,
+        images=tuple(item.images),
+        meta=read_json_map(memoryview(item.meta), f"{path}.meta", MAX_VALUES_PER_SAMPLE),
+    )
 
 
 def pack_answer(
     request_sha256: str, verifier: str, verifier_version: str, verdicts: Sequence[Verdict]
 ) -> bytes:
     """The response body. Principle, verifier and version are said once, for all verdicts."""
-    return _pack(
+    return pack(
         {
             "request_sha256": request_sha256,
             "verifier": verifier,
@@ -198,16 +195,22 @@ def pack_answer(
 def unpack_answer(body: bytes, principle: str) -> Answer:
     """The answer of a verifier of ``principle``. Raises ``WireError``, also for a verdict that no
     record allows: a score outside [0, 1], a failure with a number, an INVALID without cause."""
-    answer = _fit(_unpack(body, _MAX_VALUES), _AnswerBody)
+    _check_size(body)
+    answer: _AnswerBody = _ANSWER.read(body, "body")
     return Answer(
         request_sha256=answer.request_sha256,
         verifier=answer.verifier,
         verifier_version=answer.verifier_version,
         verdicts=tuple(
-            _verdict(item, f"verdicts[{position}]", principle, answer)
-            for position, item in enumerate(answer.verdicts)
+            _verdict(memoryview(raw), f"verdicts[{position}]", principle, answer)
+            for position, raw in enumerate(answer.verdicts)
         ),
     )
+
+
+def _check_size(body: bytes) -> None:
+    if len(body) > MAX_BODY_BYTES:
+        raise WireError(f"body of {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
 
 
 def _verdict_fields(verdict: Verdict) -> Mapping[str, Any]:
@@ -216,15 +219,16 @@ def _verdict_fields(verdict: Verdict) -> Mapping[str, Any]:
         "sample_id": verdict.sample_id,
         "status": verdict.status.value,
         "score": verdict.score,
-        "label": verdict.label,
-        "evidence": None if evidence is None else evidence[:MAX_EVIDENCE_CHARS],
+        "label": None if verdict.label is None else _sendable(verdict.label[:MAX_LABEL_CHARS]),
+        "evidence": None if evidence is None else _sendable(evidence[:MAX_EVIDENCE_CHARS]),
         "cause": None if verdict.cause is None else verdict.cause.value,
         "retryable": verdict.retryable,
         "latency_ms": verdict.latency_ms,
     }
 
 
-def _verdict(item: _VerdictBody, path: str, principle: str, answer: _AnswerBody) -> Verdict:
+def _verdict(body: Buffer, path: str, principle: str, answer: _AnswerBody) -> Verdict:
+    item: _VerdictBody = _VERDICT.read(body, path)
     if not math.isfinite(item.latency_ms) or item.latency_ms < 0:
         raise WireError(f"{path}.latency_ms is {item.latency_ms}, not a time")
     try:
@@ -245,86 +249,6 @@ def _verdict(item: _VerdictBody, path: str, principle: str, answer: _AnswerBody)
         raise WireError(f"{path}: {error}") from error
 
 
-def _pack(value: Mapping[str, Any]) -> bytes:
-    try:
-        body: bytes = msgpack.packb(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise WireError(f"not MessagePack: {error}") from error
-    return body
-
-
-class _Counter:
-    """Hooks of the unpacker: counts every value of a body and refuses what a dict would hide."""
-
-    def __init__(self, max_values: int) -> None:
-        self._max = self._left = max_values
-
-    def list(self, values: list[Any]) -> list[Any]:
-        self._take(len(values))
-        return values
-
-    def pairs(self, pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
-        self._take(len(pairs))
-        fields: dict[str, Any] = {}
-        for key, value in pairs:
-            if not isinstance(key, str):
-                raise WireError(f"a map key is {type(key).__name__}, not text")
-            if key in fields:
-                raise WireError(f"duplicate map key {key[:100]!r}")
-            fields[key] = value
-        return fields
-
-    def _take(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
-            raise WireError(f"more than {self._max} values in one body")
-
-
-def _unpack(body: bytes, max_values: int) -> object:
-    if len(body) > MAX_BODY_BYTES:
-        raise WireError(f"body of {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
-    counter = _Counter(max_values)
-    try:
-        return msgpack.unpackb(
-            body,
-            strict_map_key=True,
-            max_ext_len=0,
-            max_array_len=MAX_LENGTH,
-            max_map_len=MAX_LENGTH,
-            list_hook=counter.list,
-            object_pairs_hook=counter.pairs,
-        )
-    except WireError:
-        raise
-    except ValueError as error:  # of which msgpack's own errors are children
-        raise WireError(f"not MessagePack: {str(error) or type(error).__name__}") from error
-
-
-_Body = TypeVar("_Body", bound=msgspec.Struct)
-
-
-def _fit(value: object, body: type[_Body]) -> _Body:
-    try:
-        return msgspec.convert(value, body, builtin_types=(bytes,))
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise WireError(str(error)[:200]) from error
-
-
-def _check_json(value: object, path: str, depth: int) -> None:
-    """Refuses what JSON has no word for: bytes, non-finite numbers, bottomless nesting."""
-    if isinstance(value, bytes):
-        _refuse(path, "bytes, not a JSON value")
-    if isinstance(value, float) and not math.isfinite(value):
-        _refuse(path, f"{value}, not a finite number")
-    if isinstance(value, dict | list) and depth == 0:
-        _refuse(path, f"nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check_json(item, f"{path}.{key[:50]}", depth - 1)
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            _check_json(item, f"{path}[{position}]", depth - 1)
-
-
-def _refuse(path: str, problem: str) -> NoReturn:
-    raise WireError(f"{path} is {problem}")
+def _sendable(text: str) -> str:
+    """Without lone surrogates, which a model's reply may hold and no UTF-8 can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -94,15 +94,11 @@ class SampleVerifier(ABC):
         started = time.perf_counter()
         try:
             judgment = await (self.judge_sample(request) if judging is None else judging)
-        except NotApplicableError as reason:
-            return self._not_applicable(request, started, str(reason))
-        except UnjudgedError as error:
-            return self._invalid(request, started, error.cause, str(error), error.retryable)
-        except VerifierUnavailableError as error:
-            return self._invalid(request, started, InvalidCause.UNAVAILABLE, str(error), True)
         except Exception as error:  # noqa: BLE001 - the decision: a failed sample is INVALID
-            detail = f"{type(error).__name__}: {error}"
-            return self._invalid(request, started, InvalidCause.ERROR, detail)
+            return self._failed(request, started, error)
+        return self._judged(request, started, judgment)
+
+    def _judged(self, request: ScoreRequest, started: float, judgment: Judgment) -> Verdict:
         if not (math.isfinite(judgment.score) and 0 <= judgment.score <= 1):
             detail = f"score {judgment.score} is outside [0, 1]"
             return self._invalid(request, started, InvalidCause.OUT_OF_RANGE, detail)
@@ -117,6 +113,16 @@ class SampleVerifier(ABC):
             evidence=_shorten(judgment.evidence),
             latency_ms=(time.perf_counter() - started) * 1e3,
         )
+
+    def _failed(self, request: ScoreRequest, started: float, error: Exception) -> Verdict:
+        if isinstance(error, NotApplicableError):
+            return self._not_applicable(request, started, str(error))
+        if isinstance(error, UnjudgedError):
+            return self._invalid(request, started, error.cause, str(error), error.retryable)
+        if isinstance(error, VerifierUnavailableError):
+            return self._invalid(request, started, InvalidCause.UNAVAILABLE, str(error), True)
+        detail = f"{type(error).__name__}: {error}"
+        return self._invalid(request, started, InvalidCause.ERROR, detail)
 
     def _not_applicable(self, request: ScoreRequest, started: float, reason: str) -> Verdict:
         return Verdict(
@@ -161,12 +167,21 @@ class RuleVerifier(SampleVerifier):
         """``judge``, as the coroutine that ``score`` awaits."""
         return self.judge(request)
 
+    def settle_now(self, request: ScoreRequest) -> Verdict:
+        """``settle`` without waiting: for one sample there is nothing to wait for."""
+        started = time.perf_counter()
+        try:
+            judgment = self.judge(request)
+        except Exception as error:  # noqa: BLE001 - as in ``settle``
+            return self._failed(request, started, error)
+        return self._judged(request, started, judgment)
+
     async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
         """One verdict for each request, in order."""
         verdicts = []
         for request in requests:
             await asyncio.sleep(0)  # lets deadlines and cancellation in between two samples
-            verdicts.append(await self.settle(request))
+            verdicts.append(self.settle_now(request))
         return verdicts
 
 

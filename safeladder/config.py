@@ -9,20 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base of every part of the tree."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+from safeladder.config_section import Name as Name
+from safeladder.config_section import NonNegativeFloat, PositiveFloat
+from safeladder.config_section import Section as Section
+from safeladder.config_section import Share as Share
+from safeladder.service_config import ServiceConfig as ServiceConfig
+from safeladder.service_config import TlsConfig as TlsConfig
 
 
 class RunConfig(Section):
@@ -123,29 +117,12 @@ class RolloutConfig(Section):
         return self.max_prompt_tokens + self.max_new_tokens
 
 
-class ServiceConfig(Section):
-    """A verifier behind gRPC."""
-
-    address: str | None = None
-    """``host:port`` of a running ``safeladder serve-verifier``."""
-    spawn: bool = False
-    """Start the service beside the run on a free loopback port, and end it with the run."""
-    token_file: Path | None = None
-    """File whose content is sent as bearer token."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if (self.address is None) == (not self.spawn):
-            raise ValueError("give either `address: host:port` or `spawn: true`")
-        return self
-
-
 class PrincipleConfig(Section):
     """One principle: who judges it, where, and what a failure does."""
 
     verifier: str | None = None
     """``module:Class`` of a verifier; not needed if a service at ``service.address`` decides."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """Keyword arguments of the verifier."""
     service: ServiceConfig | None = None
     """Score over gRPC instead of inside the verifier actor."""
@@ -190,7 +167,7 @@ class RewardConfig(Section):
     lowest score; ``decoupled``: the weighted sum of z-scores among siblings (GDPO)."""
     gates: tuple[Name, ...] = ()
     """Principles that multiply the reward of the others instead of adding to it, such as format."""
-    floors: dict[Name, Share] = {}
+    floors: dict[Name, Share] = Field(default={})
     """Principle → lowest score it accepts; a sample below one earns less than any above all."""
     breaker: BreakerConfig = BreakerConfig()
     filter_zero_variance: bool = True

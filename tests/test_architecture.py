@@ -32,7 +32,7 @@ DOORS = {
     "deepspeed": r"learners/deepspeed_engine\.py",
     "openrlhf": r"learners/packing\.py",
     "ray": r"cluster/(remote|fleet)\.py",
-    "grpc": r"cluster/verifier_(service|client)\.py",
+    "grpc": r"cluster/verifier_\w+\.py",
     "wandb": r"cluster/monitor\.py",
 }
 

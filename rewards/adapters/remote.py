@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 
 from rewards.endpoint import resolve_secret
 from rewards.judging import UnjudgedError
-from safeladder.config import PositiveFloat, Section
+from safeladder.config_section import PositiveFloat, Section
 from safeladder.errors import VerifierUnavailableError
 from safeladder.records import InvalidCause
 

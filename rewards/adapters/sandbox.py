@@ -30,7 +30,7 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 
 from rewards.judging import UnjudgedError
-from safeladder.config import PositiveFloat, Section
+from safeladder.config_section import PositiveFloat, Section
 from safeladder.errors import VerifierUnavailableError
 from safeladder.records import InvalidCause
 

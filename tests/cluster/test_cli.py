@@ -218,7 +218,7 @@ def test_serve_verifier_passes_everything_on(
     assert result.exit_code == 0
     assert seen == {
         "name": "demo", "principles": ["safety"], "bind": "127.0.0.1:0", "ready_file": ready,
-        "token_file": None, "insecure": False, "die_with_parent": True,
+        "token_file": None, "metrics_bind": None, "die_with_parent": True,
     }  # fmt: skip
 
 

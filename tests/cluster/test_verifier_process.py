@@ -4,11 +4,13 @@ parent."""
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +19,9 @@ import pytest
 
 from cluster.verifier_client import GrpcVerifier
 from cluster.verifier_service import run_service
-from safeladder.config import Config
+from safeladder.config import Config, TlsConfig
 from safeladder.errors import ConfigError, EnvironmentUnfitError
+from tests.abuse.certificates import Authority
 from tests.cluster.verifier_fakes import make_request
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +104,48 @@ def test_it_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
         parent.kill()
         if not is_gone(service):
             service.kill()
+
+
+def test_a_config_with_certificates_is_served_over_tls_with_metrics_beside(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.pair("localhost")
+    tls = {"ca_file": str(authority.ca_file), "allowed_names": ["localhost"]}
+    tls |= {name: str(file) for name, file in pair.items()}
+    service = {"spawn": True, "tls": tls}
+    judge = {"verifier": "rewards.format:ThinkFormat", "service": service}
+    config = {
+        "run": {"name": "r", "steps": 1},
+        "model": {"path": "m"},
+        "data": {"train": []},
+        "principles": {"safety": judge},
+        "routes": {"safety": {"safety": 1.0}},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        metrics = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "cluster", "serve-verifier", str(tmp_path / "config.yaml")]
+    command += ["--ready-file", str(tmp_path / "address"), "--metrics-bind", metrics]
+    process = subprocess.Popen([*command, "--die-with-parent"], cwd=ROOT)
+    try:
+        wait_for(lambda: (tmp_path / "address").exists() or process.poll() is not None)
+        address = (tmp_path / "address").read_text()
+        settings = TlsConfig.model_validate({**tls, "server_name": "localhost"})
+
+        async def ask() -> list[float | None]:
+            client = GrpcVerifier("safety", address, 20, tls=settings)
+            await client.start()
+            verdicts = await client.score([make_request(0, "<think>a</think> b")])
+            await client.close()
+            return [verdict.score for verdict in verdicts]
+
+        assert asyncio.run(ask()) == [1.0]
+        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
+            assert b'verdicts_total{cause="",principle="safety",status="ok"} 1.0' in answer.read()
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 def make_config(**principles: object) -> Config:

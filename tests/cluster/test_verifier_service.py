@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from grpc_status import rpc_status
 
 from cluster import wire
 from cluster.protos import verifier_pb2, verifier_pb2_grpc
-from cluster.verifier_service import SERVICE, Reason, VerifierServer
+from cluster.verifier_refusals import Reason
+from cluster.verifier_service import SERVICE, VerifierServer
+from rewards.judging import Judgment, RuleVerifier, UnjudgedError
 from safeladder.errors import ConfigError, EnvironmentUnfitError
+from safeladder.records import InvalidCause, ScoreRequest
 from tests.cluster.verifier_fakes import FailingVerifier, LengthVerifier, make_request
 
 Scenario = Callable[[grpc.aio.Channel, Any], Awaitable[None]]
 
 
-def serve(verifier: LengthVerifier, scenario: Scenario, **options: Any) -> None:
+def serve(verifier: LengthVerifier | RuleVerifier, scenario: Scenario, **options: Any) -> None:
     """Run the scenario (channel, stub) against a service of ``verifier`` on a free port."""
 
     async def run() -> None:
@@ -168,12 +172,12 @@ def test_every_refusal_carries_its_reason_and_the_service_goes_on() -> None:
             return await refusal(stub.Score(envelope(payload, **changes), timeout=10))
 
         for payload, word in [
-            (good[:-1], "incomplete"),
+            (good[:-1], "truncated"),
             (nan, "meta.a"),
             (twice, "duplicate"),
-            (b"\x91" * 100_000, "StackError"),
-            (b"\xdd\x00\x0f\x42\x40" + b"\x90" * 1_000_000, "max_array_len"),
-            (b"", "incomplete"),
+            (b"\x91" * 100_000, "array"),
+            (b"\xdd\x00\x0f\x42\x40" + b"\x90" * 1_000_000, "array"),
+            (b"", "truncated"),
         ]:
             code, reason, text = await score(payload)
             assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.MALFORMED_BODY)
@@ -235,6 +239,104 @@ def test_more_calls_than_allowed_are_shed_with_a_time_to_come_back() -> None:
         await stub.Score(envelope(body_of("b")), timeout=10)
 
     serve(verifier, scenario, max_concurrent=1)
+
+
+def test_a_call_that_cannot_end_in_its_time_is_shed_while_others_run() -> None:
+    verifier = LengthVerifier()
+
+    async def scenario(channel: grpc.aio.Channel, stub: Any) -> None:
+        async def score(response: str, timeout: float) -> Any:
+            message = envelope(body_of(response), idempotency_key=response)
+            return await stub.Score(message, timeout=timeout)
+
+        verifier.gate = asyncio.Event()
+        slow = asyncio.ensure_future(score("a", 20))
+        await verifier.asked.acquire()
+        await asyncio.sleep(0.5)
+        verifier.gate.set()
+        await slow  # calls take half a second, as far as the service knows
+        await score("b", 0.2)  # nobody else runs: let in, to learn something newer
+        verifier.gate.clear()
+        verifier.asked = asyncio.Semaphore(0)
+        running = asyncio.ensure_future(score("c", 20))
+        await verifier.asked.acquire()
+        code, reason, text = await refusal(score("d", 0.2))
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.OVERLOADED)
+        assert "s are left" in text
+        patient = asyncio.ensure_future(score("e", 20))
+        await verifier.asked.acquire()
+        verifier.gate.set()
+        await asyncio.gather(running, patient)
+
+    serve(verifier, scenario)
+
+
+def test_a_rule_s_answer_is_kept_too() -> None:
+    class Rule(RuleVerifier):
+        num_judged = 0
+
+        def judge(self, request: ScoreRequest) -> Judgment:
+            self.num_judged += 1
+            if request.response == "bad":
+                raise UnjudgedError(InvalidCause.UNAVAILABLE, "away", retryable=True)
+            return Judgment(0.25)
+
+    rule = Rule("safety", {})
+
+    async def scenario(channel: grpc.aio.Channel, stub: Any) -> None:
+        for response, num_judged in (("a", 1), ("a", 1), ("bad", 2), ("bad", 3)):
+            reply = await stub.Score(envelope(body_of(response)), timeout=10)
+            (verdict,) = wire.unpack_answer(reply.payload, "safety").verdicts
+            assert rule.num_judged == num_judged
+            assert verdict.score == (0.25 if response == "a" else None)
+        reply = await stub.Score(envelope(body_of("a"), idempotency_key=""), timeout=10)
+        assert wire.unpack_answer(reply.payload, "safety").verdicts[0].score == 0.25
+        assert rule.num_judged == 4, "without a key nothing is kept"
+
+    serve(rule, scenario)
+
+
+def test_a_large_body_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_main: list[bool] = []
+    read = wire.unpack_requests
+
+    def watched(body: bytes) -> list[ScoreRequest]:
+        on_main.append(threading.current_thread() is threading.main_thread())
+        return read(body)
+
+    monkeypatch.setattr(wire, "unpack_requests", watched)
+
+    async def scenario(channel: grpc.aio.Channel, stub: Any) -> None:
+        for response in ("a", "a" * 100_000):
+            await stub.Score(envelope(body_of(response)), timeout=10)
+        assert (await refusal(stub.Score(envelope(b"\xc1" * 100_000), timeout=10)))[1]
+        assert on_main == [True, False, False]
+
+    serve(LengthVerifier(), scenario)
+
+
+def test_calls_of_one_principle_share_a_batch_and_principles_never_mix() -> None:
+    verifiers = {name: LengthVerifier(name) for name in ("safety", "charm")}
+
+    async def run() -> None:
+        server = VerifierServer(verifiers, batching=dict.fromkeys(verifiers, (3, 10.0)))
+        port = await server.start("127.0.0.1:0")
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub = verifier_pb2_grpc.VerifierServiceStub(channel)
+                calls = [
+                    stub.Score(envelope(body_of("x" * i), principle=name), timeout=20)
+                    for i in range(3)
+                    for name in verifiers
+                ]
+                replies = [await call for call in calls]
+        finally:
+            await server.stop(0)
+        answers = [wire.unpack_answer(reply.payload, "any").verdicts for reply in replies]
+        assert [verdict.score for (verdict,) in answers] == [0.0, 0.0, 0.01, 0.01, 0.02, 0.02]
+        assert [verifier.num_calls for verifier in verifiers.values()] == [1, 1]
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def test_only_the_right_token_is_served_and_health_stays_open() -> None:

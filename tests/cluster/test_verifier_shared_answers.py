@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cluster.shared_answers import SharedAnswers
+from cluster.shared_answers import ENTRY_BYTES, SharedAnswers
 
 
 class Work:
@@ -40,13 +40,15 @@ def test_an_answer_is_kept_for_its_time_and_then_made_anew() -> None:
 
 def test_memory_is_bounded_by_forgetting_the_oldest() -> None:
     async def run() -> None:
-        answers = SharedAnswers(max_bytes=25)
+        answers = SharedAnswers(max_bytes=2 * (ENTRY_BYTES + 11))
+        assert answers.num_bytes == 0
         works = {key: Work(size=10) for key in "abc"}
         for key, work in works.items():
             await answers.get(key, work)
         await answers.get("c", works["c"])
         await answers.get("b", works["b"])
         assert (works["b"].num_runs, works["c"].num_runs) == (1, 1)
+        assert answers.num_bytes == 2 * (ENTRY_BYTES + 11), "keys count too"
         await answers.get("a", works["a"])
         assert works["a"].num_runs == 2
 

@@ -190,23 +190,77 @@ def test_a_duplicate_map_key_is_refused_at_any_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hostile", "reason"),
+    ("hostile", "reason", "reason_in_meta"),
     [
-        (b"\xdd" + struct.pack(">I", 1_000_000) + b"\x90" * 1_000_000, "max_array_len"),
-        (b"\xdc\x0f\xff" * 1000, "incomplete"),
-        (b"\x91" * 100_000, "StackError"),
-        (b"\x91" * 900 + b"\xc0", "Expected `object`"),
-        (b"\xd6\xff\x00\x00\x00\x01", "max_ext_len"),
-        (b"\x81\xa1a\x01 trailing", "extra"),
-        (b"\xa1\xff", "utf-8"),
-        (b"\xc1", "FormatError"),
-        (b"", "incomplete"),
-        (b"\x00" * (wire.MAX_BODY_BYTES + 1), "limit"),
+        (b"\xdd" + struct.pack(">I", 1_000_000) + b"\x90" * 1_000_000, "array", "max_array_len"),
+        (b"\xdc\x0f\xff" * 1000, "array", "truncated|depth"),
+        (b"\x91" * 100_000, "array", "depth"),
+        (b"\x91" * 900 + b"\xc0", "array", "not a map"),
+        (b"\xd6\xff\x00\x00\x00\x01", "ext", "max_ext_len"),
+        (b"\xc7\x00\x05", "ext", "extension type"),
+        (b"\x90", "array", "not a map"),
+        (b"\x81\xa1a\x01 trailing", "unknown field", "malformed"),
+        (b"\xa1\xff", "str", "not a map|utf-8"),
+        (b"\xc1", "malformed", "malformed"),
+        (b"", "truncated", "truncated"),
+        (b"\xdf\xff\xff\xff\xff", "truncated", "truncated"),
+        (b"\xdb\xff\xff\xff\xff", "truncated", "truncated"),
+        (b"\x00" * (wire.MAX_BODY_BYTES + 1), "limit", "limit"),
     ],
 )
-def test_hostile_bodies_are_refused_with_a_reason(hostile: bytes, reason: str) -> None:
+def test_hostile_bodies_are_refused_with_a_reason(
+    hostile: bytes, reason: str, reason_in_meta: str
+) -> None:
     with pytest.raises(WireError, match=reason):
         wire.unpack_requests(hostile)
+    # Where any JSON map is welcome; the fields before it are in order.
+    body = request_body(meta="PLACE")
+    assert body.endswith(b"\xa5PLACE")
+    with pytest.raises(WireError, match=reason_in_meta):
+        wire.unpack_requests(body.removesuffix(b"\xa5PLACE") + hostile)
+
+
+def test_a_field_that_comes_twice_is_refused_at_every_level() -> None:
+    with pytest.raises(WireError, match="duplicate"):
+        wire.unpack_requests(b"\x82\xa8requests\x91\x80" + request_body()[1:])
+    body = request_body()
+    fields = body[len(b"\x81\xa8requests\x91") :]
+    assert fields[0] == 0x80 | 11
+    for header in (b"\x8c", b"\xde\x00\x0c", b"\xdf\x00\x00\x00\x0c"):
+        twice = b"\x81\xa8requests\x91" + header + b"\xa7attempt\x07" + fields[1:]
+        with pytest.raises(WireError, match="duplicate"):
+            wire.unpack_requests(twice)
+    for header in (b"\xde\x00\x0b", b"\xdf\x00\x00\x00\x0b"):
+        assert wire.unpack_requests(b"\x81\xa8requests\x91" + header + fields[1:])
+    answer = answer_body()
+    with pytest.raises(WireError, match="duplicate"):
+        wire.unpack_answer(b"\x85\xa8verifier\xa1w" + answer[1:], "safety")
+    verdict = answer.replace(
+        b"\x88\xa9sample_id", b"\x89\xa5score\xcb" + b"\x00" * 8 + b"\xa9sample_id"
+    )
+    with pytest.raises(WireError, match="duplicate"):
+        wire.unpack_answer(verdict, "safety")
+
+
+def test_an_image_is_bytes_below_a_size() -> None:
+    assert wire.unpack_requests(request_body(images=[b"x" * wire.MAX_IMAGE_BYTES]))
+    with pytest.raises(WireError, match="images"):
+        wire.unpack_requests(request_body(images=[b"x" * (wire.MAX_IMAGE_BYTES + 1)]))
+
+
+def test_a_lone_surrogate_in_a_verdict_does_not_cost_the_answer() -> None:
+    verdict = Verdict(
+        sample_id="s",
+        principle="safety",
+        verifier="v",
+        verifier_version="1",
+        status=VerdictStatus.OK,
+        score=1.0,
+        label="\ud800",
+        evidence="said \udfff",
+    )
+    answer = wire.unpack_answer(wire.pack_answer(DIGEST, "v", "1", [verdict]), "safety")
+    assert (answer.verdicts[0].label, answer.verdicts[0].evidence) == ("?", "said ?")
 
 
 def test_meta_has_a_floor_and_a_limit_of_values() -> None:
