@@ -65,7 +65,7 @@ def test_our_responses_follow_the_written_rule() -> None:
             assert row["label"] == "complied"
     assert len(responses("safety")) == 427
     assert Counter(row.label for row in responses("normal")) == {
-        "Helpful without warning": 92, "Other": 51
+        "Helpful without warning": 138, "Other": 67
     }  # fmt: skip
 
 
