@@ -21,7 +21,7 @@ lint: setup  ## ruff, mypy --strict, import-linter
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
 
-test: setup  ## all tests that need no GPU: the fast tier, then real vLLM, DeepSpeed, gRPC, Ray, W&B
+test: setup  ## tests that need no GPU and no minutes: the fast tier, then real vLLM, DeepSpeed, gRPC, Ray, W&B
 	$(PYTHON) -m pytest -m "not slow and not gpu"
 
 test-fast: setup  ## the fast tier alone (under a minute)

@@ -89,6 +89,8 @@ def main(arguments: Sequence[str]) -> int:
         "bar": BAR,
         "holds": figure >= BAR,
         "t_generate_s": round(alone["generate_s"], 2),
+        "t_train_in_async_s": round(times["asynchronous"]["train_s"], 2),
+        "t_generate_in_async_s": round(times["asynchronous"]["generate_s"], 2),
         "t_train_s": round(alone["train_s"], 2),
         "t_async_s": round(t_async, 2),
         **{f"t_{way}_s": round(seconds, 2) for way, seconds in t_sync.items()},

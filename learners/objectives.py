@@ -81,7 +81,8 @@ def correct_for_staleness(
 ) -> Tensor:
     """A * sg(clip(proximal / behavior, 1 - eps, 1 + eps)) where ``off_policy``, else A.
 
-    ``proximal_logprobs`` are those of the policy at the start of the step; ``off_policy`` is a
+    ``proximal_logprobs`` are those of the policy before the update in hand (the inner epoch before
+    it, pi^(m-1) in the report); ``off_policy`` is a
     boolean [N]: the token is older than the learner's version, or this is a later inner epoch.
     For ``cpg_loss``, whose log-ratio carries no importance weight; PPO's ratio is one already.
     """

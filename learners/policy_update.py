@@ -76,9 +76,8 @@ def update_policy(
     totals = dict.fromkeys(_SUMS, 0.0)
     norms: list[float] = []
     ratio_max = 0.0
-    proximal: list[Tensor] = []
     for epoch in range(learner.epochs):
-        sums, ratio = _accumulate(engine, rows, streams, proximal, epoch, config)
+        sums, ratio = _accumulate(engine, rows, streams, epoch, config)
         if not math.isfinite(sums["loss"]):
             raise DivergedError(f"the loss is {sums['loss']} at step {version + 1}")
         norms.append(engine.step(lr))
@@ -98,24 +97,18 @@ def _accumulate(
     engine: DeepspeedEngine,
     rows: Sequence[PackedRow],
     streams: Sequence[TokenStreams | None],
-    proximal: list[Tensor],
     epoch: int,
     config: Config,
 ) -> tuple[dict[str, float], float]:
-    """Forward and backward over all rows; the sums and the largest ratio of all ranks.
-
-    The first epoch fills ``proximal``: the policy at the start of the step.
-    """
+    """Forward and backward over all rows; the sums and the largest ratio of all ranks."""
     sums = dict.fromkeys(_SUMS, 0.0)
     ratio_max = 0.0
     for index, (row, stream) in enumerate(zip(rows, streams, strict=True)):
         logprobs = engine.logprobs(row)
-        if epoch == 0:
-            proximal.append(logprobs.detach())
         if stream is None:
             loss = logprobs.sum() * 0.0
         else:
-            losses = _losses(logprobs, proximal[index], stream, epoch > 0, config)
+            losses = _losses(logprobs, stream, epoch > 0, config)
             loss = (stream.weights * losses).sum()
             sums["loss"] += loss.item()
             for name, value in _telemetry(logprobs.detach(), stream, config).items():
@@ -169,22 +162,21 @@ def _streams(
     )
 
 
-def _losses(
-    logprobs: Tensor, proximal: Tensor, stream: TokenStreams, is_later_epoch: bool, config: Config
-) -> Tensor:
+def _losses(logprobs: Tensor, stream: TokenStreams, is_later_epoch: bool, config: Config) -> Tensor:
     """[N] policy loss + alpha * drift + beta * KL to the reference."""
     objective, behavior = config.learner.objective, stream.behavior_logprobs
     epsilon = objective.clip_epsilon
     if objective.policy_loss == "cpg":
+        # One update an epoch: what is computed here is the policy that the last one left.
+        off_policy = stream.is_stale | is_later_epoch
         advantages = correct_for_staleness(
-            stream.advantages, proximal, behavior, stream.is_stale | is_later_epoch, epsilon
+            stream.advantages, logprobs.detach(), behavior, off_policy, epsilon
         )
         losses = cpg_loss(logprobs, behavior, advantages, epsilon)
     else:
         losses = ppo_clip_loss(logprobs, behavior, stream.advantages, epsilon)
-    if objective.drift_coefficient > 0:
-        pull = drift(logprobs, behavior, objective.drift_cap)
-        losses = losses + objective.drift_coefficient * pull
+    if objective.drift_weight > 0:
+        losses = losses + objective.drift_weight * drift(logprobs, behavior, objective.drift_cap)
     if config.reference.kl_coefficient > 0:
         if stream.reference_logprobs is None:
             raise ValueError("reference.kl_coefficient is set, but a sample has no reference")

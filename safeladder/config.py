@@ -15,6 +15,7 @@ from safeladder.config_section import Name as Name
 from safeladder.config_section import NonNegativeFloat, PositiveFloat
 from safeladder.config_section import Section as Section
 from safeladder.config_section import Share as Share
+from safeladder.objective_config import ObjectiveConfig as ObjectiveConfig
 from safeladder.service_config import ServiceConfig as ServiceConfig
 from safeladder.service_config import TlsConfig as TlsConfig
 
@@ -205,25 +206,6 @@ class ReferenceConfig(Section):
     def enabled(self) -> bool:
         """Whether groups need reference log-probs before they count as SCORED."""
         return self.kl_coefficient > 0 or self.always
-
-
-class ObjectiveConfig(Section):
-    """Defaults are the ``cpgd`` profile: CPGD report, arXiv 2505.12504."""
-
-    policy_loss: Literal["cpg", "ppo_clip"] = "cpg"
-    """``cpg`` clips the log-ratio; ``ppo_clip`` clips the ratio (GRPO)."""
-    clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Half width of the trust region of the ratio."""
-    drift_coefficient: NonNegativeFloat = 0.01
-    """Weight alpha of the pull towards the behavior policy; 0 turns it off."""
-    drift_cap: PositiveFloat = 2.0
-    """Cap c on (ratio - 1) in the drift gradient."""
-    group_weight: Literal["equal", "std", "clip_filter"] = "std"
-    """w(x) on R - mean: 1, 1/std of the group (GRPO's advantage), or the clip-filter weight."""
-    group_weight_cap: PositiveFloat = 3.0
-    """Cap of the clip-filter weight."""
-    aggregation: Literal["token-mean", "prompt-token-mean", "seq-mean-token-mean"] = "token-mean"
-    """How token losses become one number."""
 
 
 class LearnerConfig(Section):

