@@ -66,7 +66,15 @@ if __name__ == "__main__":
 def engine_children() -> list[psutil.Process]:
     """All descendants but Python's own resource tracker, which lives as long as this process."""
     found = psutil.Process().children(recursive=True)
-    return [p for p in found if "resource_tracker" not in " ".join(p.cmdline())]
+    return [p for p in found if is_ours(p)]
+
+
+def is_ours(process: psutil.Process) -> bool:
+    """Whether it lives and is no helper of multiprocessing; one that just died is neither."""
+    try:
+        return "resource_tracker" not in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def alive(pids: list[int]) -> list[int]:
