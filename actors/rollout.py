@@ -21,11 +21,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from safeladder.ports import PayloadStore, PromptTooLongError, RolloutEngine
 from safeladder.records import (
     Completion,
+    FailureCause,
     GenerationFailure,
     GroupHeader,
     GroupKey,
@@ -35,8 +36,6 @@ from safeladder.records import (
 )
 
 logger = logging.getLogger(__name__)
-
-Cause = Literal["deadline", "prompt_too_long", "engine_error", "image_unreadable"]
 
 
 class EngineFailedError(RuntimeError):
@@ -61,6 +60,12 @@ class EngineStatus:
     """Why the last ``load_weights`` brought no new version, or why ``is_dead``."""
     is_dead: bool = False
     """The engine cannot serve again; its process must be replaced."""
+
+    def has_loaded(self, manifest: WeightManifest) -> bool:
+        """Whether this answers a ``load_weights`` of the manifest with success: the base model
+        serves version 0 as well, so that the digest must be the manifest's, too."""
+        serves = (self.served_version, self.digest) == (manifest.version, manifest.digest)
+        return serves and self.failure is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,17 +244,9 @@ class RolloutActor:
             self._death = str(error)
 
     def _failure(
-        self, lease: Lease, cause: Cause, detail: str, *, retryable: bool
+        self, lease: Lease, cause: FailureCause, detail: str, *, retryable: bool
     ) -> GenerationFailure:
-        return GenerationFailure(
-            key=lease.key,
-            attempt=lease.attempt,
-            fence=lease.fence,
-            engine=self._name,
-            cause=cause,
-            detail=detail,
-            retryable=retryable,
-        )
+        return GenerationFailure.of(lease, self._name, cause, detail, retryable=retryable)
 
     def _status(self, failure: str | None) -> EngineStatus:
         running = time.monotonic() - self._busy_since if self._running else 0.0
