@@ -168,7 +168,14 @@ class Run:
             return
         self._say(f"evaluation `{stage}`: {len(self._held_out)} held-out prompts, greedy")
         config = crew.panel.config
-        evaluation = Evaluation(config, self._held_out, crew.rollout, crew.judges, self._fence)
+        evaluation = Evaluation(
+            config,
+            self._held_out,
+            crew.rollout,
+            crew.judges,
+            self._fence,
+            crew.weights.newest,
+        )
         self._results.add(stage, evaluation.run())
         self._say(f"evaluation `{stage}`: {self._results.describe(stage)}")
 
