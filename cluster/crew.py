@@ -21,7 +21,12 @@ from cluster.remote import build_store_owner, spawn
 from cluster.roles import build_reference, build_rollout, build_verifier_role
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config, PrincipleConfig
-from safeladder.errors import EnvironmentUnfitError, RunFailedError, VerifierUnavailableError
+from safeladder.errors import (
+    EnvironmentUnfitError,
+    RunFailedError,
+    SafeladderError,
+    VerifierUnavailableError,
+)
 from safeladder.records import WeightManifest
 
 SAVE_DEADLINE_S = 1800.0
@@ -158,7 +163,7 @@ class Crew:
         while engines:
             for event in self.rollout.poll():
                 if isinstance(event, Exhausted):
-                    raise RunFailedError(event.reason, 3)
+                    raise SafeladderError(f"no rollout actor is left: {event.reason}")
                 if isinstance(event, Lost):
                     engines -= "load" in event.contexts
                 elif isinstance(event, Reply) and event.context == "load":

@@ -64,7 +64,7 @@ from cluster.services import VerifierServices
 from cluster.telemetry import Telemetry
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config
-from safeladder.errors import RunFailedError
+from safeladder.errors import RunFailedError, SafeladderError, VerifierUnavailableError
 from safeladder.records import GenerationFailure, StepReport, WeightManifest
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ class Loop:
             self._events += [_scoring_lost(c) for c in event.contexts if isinstance(c, Score)]
             self._events.append(ActorLost(fleet, event.actor))
         elif isinstance(event, Exhausted):
-            self._give_up(fleet, event.reason)
+            self._give_up(fleet, event.reason, VerifierUnavailableError)
         elif isinstance(event.context, CanaryCall):
             self._keeper.take(event.context, event.value)
         elif isinstance(event.value, ScoredGroup):
@@ -300,8 +300,10 @@ class Loop:
             raise RunFailedError(f"{lost.reason}; go on by `safeladder resume`", lost.exit_code)
         self._events.append(StepLost(lost.context.order.step))
 
-    def _give_up(self, fleet: str, reason: str) -> None:
-        raise RunFailedError(f"no {fleet} actor is left and its restarts are spent: {reason}", 3)
+    def _give_up(
+        self, fleet: str, reason: str, kind: type[SafeladderError] = SafeladderError
+    ) -> None:
+        raise kind(f"no {fleet} actor is left and its restarts are spent: {reason}")
 
     # ---- commands -----------------------------------------------------------------------------
 

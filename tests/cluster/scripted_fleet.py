@@ -22,6 +22,7 @@ class ScriptedFleet:
     """A fleet of which a test says what happens; every call is remembered."""
 
     def __init__(self, *ready: str) -> None:
+        self.name = "scripted"
         self.ready = list(ready)
         self.events: list[FleetEvent] = []
         self.calls: list[Call] = []

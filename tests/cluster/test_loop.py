@@ -8,10 +8,11 @@ from unittest.mock import Mock
 import pytest
 
 from actors.rollout import EngineStatus
-from cluster.fleet import Reply
+from cluster.fleet import Exhausted, Reply
 from cluster.loop import Loop
 from cluster.protocol import Command, EngineServing, Event, Finish, Tick
 from cluster.weight_store import WeightStore
+from safeladder.errors import SafeladderError
 
 from .coordinator_play import make_config
 from .scripted_fleet import ScriptedFleet, loaded, published
@@ -46,17 +47,21 @@ class Listener:
         return []
 
 
-def versions_heard(engines: Engines, weights: WeightStore) -> list[int]:
-    """What the coordinator hears of the engine's version in a few turns."""
-    listener = Listener()
-    loop = Loop(
+def make_loop(
+    listener: Listener,
+    engines: ScriptedFleet,
+    weights: WeightStore,
+    verifiers: ScriptedFleet | None = None,
+    reference: ScriptedFleet | None = None,
+) -> Loop:
+    return Loop(
         make_config(),
         fence=1,
         coordinator=listener,  # type: ignore[arg-type]
         ledger=Mock(),
         rollout=engines,  # type: ignore[arg-type]
-        verifiers={},
-        reference=None,
+        verifiers={"verifier/safety": verifiers} if verifiers else {},  # type: ignore[dict-item]
+        reference=reference,  # type: ignore[arg-type]
         learners=Mock(poll=lambda: []),
         weights=weights,
         keeper=Mock(step=lambda: []),
@@ -64,7 +69,12 @@ def versions_heard(engines: Engines, weights: WeightStore) -> list[int]:
         telemetry=Mock(),
         save=lambda _: None,
     )
-    loop.run()
+
+
+def versions_heard(engines: Engines, weights: WeightStore) -> list[int]:
+    """What the coordinator hears of the engine's version in a few turns."""
+    listener = Listener()
+    make_loop(listener, engines, weights).run()
     return [event.version for event in listener.heard if isinstance(event, EngineServing)]
 
 
@@ -100,3 +110,15 @@ def test_a_late_answer_to_an_evaluation_is_nobodys() -> None:
     engines = Engines(loaded(0))
     engines.events.append(Reply(actor="rollout-0", context=SimpleNamespace(index=1), value="late"))
     assert versions_heard(engines, store(0)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("spent", "exit_code"), [("engines", 1), ("verifiers", 4), ("reference", 1)]
+)
+def test_a_fleet_that_is_spent_ends_the_run_with_its_exit_code(spent: str, exit_code: int) -> None:
+    fleets = {name: ScriptedFleet() for name in ("engines", "verifiers", "reference")}
+    fleets["verifiers"].name = "verifier/safety"
+    fleets[spent].events.append(Exhausted(reason="it dies at once"))
+    with pytest.raises(SafeladderError, match="its restarts are spent: it dies at once") as caught:
+        make_loop(Listener(), weights=store(0), **fleets).run()
+    assert caught.value.exit_code == exit_code
