@@ -32,9 +32,16 @@ def train(config: Config) -> int:
 
 
 def resume(run_dir: Path) -> int:
-    """Go on with an earlier run from its newest checkpoint that verifies."""
+    """Go on with an earlier run from its newest checkpoint that verifies. Raises
+    ``NotResumableError`` for a run that has finished."""
     directory = RunDirectory.open(run_dir)
     config = directory.config()
+    status = directory.status()
+    if status is not None and status.state == "finished":
+        raise NotResumableError(
+            f"{run_dir} has already finished all of its {config.run.steps} steps: there is nothing "
+            f"to go on with; train longer under another run.name"
+        )
     checkpoint = newest_checkpoint(directory)
     initial = initial_policy(config, directory)
     preflight(config)

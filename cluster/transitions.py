@@ -112,4 +112,6 @@ class LedgerSnapshot:
     """Policy version to go on from: the last surviving step."""
     last_key: GroupKey | None = None
     """The newest key ever issued."""
+    trained_by_staleness: Mapping[int, int] = field(default_factory=dict)
+    """Staleness → groups TRAINED at it in the surviving history."""
     dropped: Mapping[DropReason, int] = field(default_factory=dict)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.driver import initial_policy
-from cluster.run_directory import RunDirectory
+from cluster.driver import initial_policy, resume
+from cluster.run_directory import RunDirectory, Status
 from learners.checkpoints import CheckpointManifest, commit_checkpoint, write_durably
 from safeladder.config import Config
 from safeladder.errors import NotResumableError
@@ -58,3 +58,13 @@ def test_a_damaged_reference_is_not_replaced_by_the_base_model(tmp_path: Path) -
 def test_a_damaged_reference_that_is_not_used_does_not_matter(tmp_path: Path) -> None:
     config, run = make_run(tmp_path, sft=SFT)
     assert initial_policy(config, run) == config.model.path
+
+
+def test_a_finished_run_is_not_resumed_and_stays_finished(tmp_path: Path) -> None:
+    _, run = make_run(tmp_path)
+    finished = Status(state="finished", pid=2**22 + 1, step=3, version=3, exit_code=0)
+    run.write_status(finished)
+    with pytest.raises(NotResumableError, match="already finished all of its 3 steps") as caught:
+        resume(run.path)
+    run.record_failure(caught.value, take_over=True)
+    assert run.status() == finished
