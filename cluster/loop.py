@@ -65,7 +65,7 @@ from cluster.telemetry import Telemetry
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config
 from safeladder.errors import RunFailedError, SafeladderError, VerifierUnavailableError
-from safeladder.records import GenerationFailure, StepReport, WeightManifest
+from safeladder.records import GenerationFailure, StepPayloadsLost, StepReport, WeightManifest
 
 log = logging.getLogger(__name__)
 
@@ -283,6 +283,8 @@ class Loop:
             self._events.append(StepCommitted(value))
             if self._is_checkpoint_due(value.step):
                 self._save(value.step)
+        elif isinstance(value, StepPayloadsLost):
+            self._events += [PayloadLost(key, attempt) for key, attempt in value.groups]
         elif isinstance(context, Publish):
             manifest, payload = value
             self._weights.commit(PublishedWeights(manifest=manifest, payload=payload))

@@ -320,6 +320,15 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepPayloadsLost:
+    """An order that was not carried out on any rank: payloads of it cannot be read any more."""
+
+    step: int
+    groups: tuple[tuple[GroupKey, int], ...]
+    """(key, attempt) of each group that some rank could not read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
     """One tensor of a weight version."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -9,10 +10,12 @@ import pytest
 
 from actors.rollout import EngineStatus
 from cluster.fleet import Exhausted, Reply
+from cluster.learner_group import LearnerReply
 from cluster.loop import Loop
-from cluster.protocol import Command, EngineServing, Event, Finish, Tick
+from cluster.protocol import Command, EngineServing, Event, Finish, PayloadLost, Tick, Train
 from cluster.weight_store import WeightStore
 from safeladder.errors import SafeladderError
+from safeladder.records import GroupKey, StepPayloadsLost, TrainOrder
 
 from .coordinator_play import make_config
 from .scripted_fleet import ScriptedFleet, loaded, published
@@ -53,6 +56,7 @@ def make_loop(
     weights: WeightStore,
     verifiers: ScriptedFleet | None = None,
     reference: ScriptedFleet | None = None,
+    learned: Sequence[LearnerReply] = (),
 ) -> Loop:
     return Loop(
         make_config(),
@@ -62,7 +66,7 @@ def make_loop(
         rollout=engines,  # type: ignore[arg-type]
         verifiers={"verifier/safety": verifiers} if verifiers else {},  # type: ignore[dict-item]
         reference=reference,  # type: ignore[arg-type]
-        learners=Mock(poll=lambda: []),
+        learners=Mock(poll=Mock(side_effect=[learned, *[[]] * TURNS])),
         weights=weights,
         keeper=Mock(step=lambda: []),
         services=Mock(),
@@ -122,3 +126,13 @@ def test_a_fleet_that_is_spent_ends_the_run_with_its_exit_code(spent: str, exit_
     with pytest.raises(SafeladderError, match="its restarts are spent: it dies at once") as caught:
         make_loop(Listener(), weights=store(0), **fleets).run()
     assert caught.value.exit_code == exit_code
+
+
+def test_payloads_that_the_learner_cannot_read_are_told_one_by_one() -> None:
+    lost = ((GroupKey(0, 1), 1), (GroupKey(0, 4), 2))
+    order = Train(TrainOrder(step=1, fence=1, groups=()))
+    reply = LearnerReply(context=order, value=StepPayloadsLost(step=1, groups=lost))
+    listener = Listener()
+    make_loop(listener, ScriptedFleet(), store(0), learned=[reply]).run()
+    heard = [event for event in listener.heard if isinstance(event, PayloadLost)]
+    assert heard == [PayloadLost(key, attempt) for key, attempt in lost]
