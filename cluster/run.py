@@ -99,6 +99,7 @@ class Run:
                 peak_pss_bytes=footprint.peak_pss_bytes,
             )
             monitor.finish(summary)
+            telemetry.tell_notices()
         self._terminal.close()
         report = self._results.report(summary, sys.stdout)
         self._say(f"report: {report}")
