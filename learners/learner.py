@@ -70,8 +70,17 @@ class Learner:
     """Rank ``rank`` of ``world_size``. Every method but ``rendezvous`` goes to all ranks, in one
     order; an exception on one rank ends the group, and the run restarts from a checkpoint."""
 
-    def __init__(self, rank: int, world_size: int, config: Config, store: PayloadStore) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        config: Config,
+        store: PayloadStore,
+        address: str = "127.0.0.1",
+    ) -> None:
+        """``address``: of this machine, as the other ranks reach it."""
         require_trainable(config)
+        self._address = address
         self._rank, self._world_size = rank, world_size
         self._config, self._store = config, store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -80,11 +89,11 @@ class Learner:
         self._last_report: StepReport | None = None
 
     async def rendezvous(self) -> tuple[str, int]:
-        """An address of this machine and a free port, for the process group of all ranks."""
+        """The address of this machine and a free port, for the process group of all ranks."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             port: int = probe.getsockname()[1]
-        return (socket.gethostbyname(socket.gethostname()), port)
+        return (self._address, port)
 
     async def start(
         self,

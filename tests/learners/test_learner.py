@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from cluster.roles import build_learner
 from learners.checkpoints import newest_valid, verify
 from safeladder import tensors
 from safeladder.errors import DivergedError, FencedError
@@ -102,6 +103,15 @@ def test_the_gradient_does_not_depend_on_ranks_stage_or_split(
     for name, gradient in plain.items():
         assert gradient.any(), name
         assert np.allclose(found[name], gradient, atol=1e-5), name
+
+
+def test_the_ranks_meet_at_the_address_that_the_cluster_knows(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.remote.node_address", lambda: "10.0.0.7")
+    learner = build_learner(store=MemoryStore(), rank=0, config=make_config(model, tmp_path))
+    host, port = asyncio.run(learner.rendezvous())
+    assert (host, port > 0) == ("10.0.0.7", True)
 
 
 class ForgetfulStore(MemoryStore):
