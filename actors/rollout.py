@@ -3,10 +3,10 @@
 ::
 
     generate(lease) ── engine.generate ──▶ completions ── store.put ──▶ GeneratedGroup
-         │ deadline, cancel, engine error                        └────▶ GenerationFailure
+         │ deadline, engine error                                └────▶ GenerationFailure
     load_weights ──▶ pause ─▶ load ─▶ resume        one at a time, requests in flight live on
 
-Owns deadlines, cancellation, fencing and the accounting that ``status`` reports. Does not know
+Owns deadlines, fencing and the accounting that ``status`` reports. Does not know
 which engine works behind the port, where this object runs, or who calls it. No method raises
 because of data: failures are records.
 """
@@ -156,12 +156,6 @@ class RolloutActor:
                 return self._status(f"{type(error).__name__}: {error}")
             return self._status(None)
 
-    async def cancel(self, key: GroupKey, attempt: int) -> bool:
-        """Give up one lease; its ``generate`` then answers with a failure. False if it is not
-        in flight here."""
-        task = self._running.get((key, attempt))
-        return task is not None and task.cancel("canceled by the coordinator")
-
     async def status(self) -> EngineStatus:
         """A snapshot; costs nothing."""
         return self._status(None)
@@ -169,12 +163,12 @@ class RolloutActor:
     async def close(self) -> None:
         """Give up all leases and end the engine with its children."""
         for task in self._running.values():
-            task.cancel("the actor closes")
+            task.cancel()
         await self._engine.close()
 
     async def _complete(self, lease: Lease) -> list[Completion]:
-        """The engine's completions in order of index. Runs as a task of its own, so that a
-        cancelled lease and a cancelled caller are told apart."""
+        """The engine's completions in order of index. Runs as a task of its own, so that
+        ``close`` and a cancelled caller are told apart."""
         identity = (lease.key, lease.attempt)
         if identity in self._running:
             raise ValueError(f"group {lease.key} attempt {lease.attempt} is already in flight")
@@ -186,7 +180,7 @@ class RolloutActor:
             async with asyncio.timeout(lease.deadline_s):
                 await asyncio.wait({task})
             if task.cancelled():
-                raise RuntimeError("canceled by the coordinator")
+                raise RuntimeError("the actor closes")
             return task.result()
         finally:
             task.cancel()

@@ -44,8 +44,6 @@ class DropReason(StrEnum):
     """Its verifiers brought no verdict, and the principle's policy gives the group up."""
     FILTERED = "filtered"
     """All siblings earned the same reward."""
-    REFUSED = "refused"
-    """Shed at admission; nothing to do with a model's refusal."""
     FAILED = "failed"
     """Attempts spent, or a prompt that cannot be generated from."""
 
