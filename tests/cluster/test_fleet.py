@@ -9,7 +9,15 @@ from ray.exceptions import RayActorError
 from ray.rllib.utils import actor_manager
 
 from cluster import fleet as fleet_module
-from cluster.fleet import Fleet, FleetEvent, Joined, Lost, Reply
+from cluster.fleet import (
+    HEARTBEAT_DEADLINE_S,
+    HEARTBEAT_EVERY_S,
+    Fleet,
+    FleetEvent,
+    Joined,
+    Lost,
+    Reply,
+)
 
 START_S = 100.0
 
@@ -117,3 +125,12 @@ def test_a_living_actor_that_takes_no_call_is_lost_and_replaced(play: Play) -> N
     assert [type(e) for e in events] == [Lost, Joined]
     assert not play.ask("third"), "the lost one is gone"
     assert play.at(0.2) == []
+
+
+def test_a_call_that_expires_with_its_silent_actor_is_told_once(play: Play) -> None:
+    play.actors[0].is_silent = True
+    play.at(HEARTBEAT_EVERY_S + 1)  # a heartbeat goes out before the lease
+    play.ask("lease")
+    (lost,) = play.at(HEARTBEAT_DEADLINE_S * 2)
+    assert isinstance(lost, Lost)
+    assert lost.contexts == ("lease",)
