@@ -3,10 +3,10 @@
 ::
 
     generate(lease) ── engine.generate ──▶ completions ── store.put ──▶ GeneratedGroup
-         │ deadline, cancel, engine error                        └────▶ GenerationFailure
+         │ deadline, engine error                                └────▶ GenerationFailure
     load_weights ──▶ pause ─▶ load ─▶ resume        one at a time, requests in flight live on
 
-Owns deadlines, cancellation, fencing and the accounting that ``status`` reports. Does not know
+Owns deadlines, fencing and the accounting that ``status`` reports. Does not know
 which engine works behind the port, where this object runs, or who calls it. No method raises
 because of data: failures are records.
 """
@@ -21,11 +21,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from safeladder.ports import PayloadStore, PromptTooLongError, RolloutEngine
 from safeladder.records import (
     Completion,
+    FailureCause,
     GenerationFailure,
     GroupHeader,
     GroupKey,
@@ -35,8 +36,6 @@ from safeladder.records import (
 )
 
 logger = logging.getLogger(__name__)
-
-Cause = Literal["deadline", "prompt_too_long", "engine_error", "image_unreadable"]
 
 
 class EngineFailedError(RuntimeError):
@@ -61,6 +60,12 @@ class EngineStatus:
     """Why the last ``load_weights`` brought no new version, or why ``is_dead``."""
     is_dead: bool = False
     """The engine cannot serve again; its process must be replaced."""
+
+    def has_loaded(self, manifest: WeightManifest) -> bool:
+        """Whether this answers a ``load_weights`` of the manifest with success: the base model
+        serves version 0 as well, so that the digest must be the manifest's, too."""
+        serves = (self.served_version, self.digest) == (manifest.version, manifest.digest)
+        return serves and self.failure is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,12 +156,6 @@ class RolloutActor:
                 return self._status(f"{type(error).__name__}: {error}")
             return self._status(None)
 
-    async def cancel(self, key: GroupKey, attempt: int) -> bool:
-        """Give up one lease; its ``generate`` then answers with a failure. False if it is not
-        in flight here."""
-        task = self._running.get((key, attempt))
-        return task is not None and task.cancel("canceled by the coordinator")
-
     async def status(self) -> EngineStatus:
         """A snapshot; costs nothing."""
         return self._status(None)
@@ -164,12 +163,12 @@ class RolloutActor:
     async def close(self) -> None:
         """Give up all leases and end the engine with its children."""
         for task in self._running.values():
-            task.cancel("the actor closes")
+            task.cancel()
         await self._engine.close()
 
     async def _complete(self, lease: Lease) -> list[Completion]:
-        """The engine's completions in order of index. Runs as a task of its own, so that a
-        cancelled lease and a cancelled caller are told apart."""
+        """The engine's completions in order of index. Runs as a task of its own, so that
+        ``close`` and a cancelled caller are told apart."""
         identity = (lease.key, lease.attempt)
         if identity in self._running:
             raise ValueError(f"group {lease.key} attempt {lease.attempt} is already in flight")
@@ -181,7 +180,7 @@ class RolloutActor:
             async with asyncio.timeout(lease.deadline_s):
                 await asyncio.wait({task})
             if task.cancelled():
-                raise RuntimeError("canceled by the coordinator")
+                raise RuntimeError("the actor closes")
             return task.result()
         finally:
             task.cancel()
@@ -239,17 +238,9 @@ class RolloutActor:
             self._death = str(error)
 
     def _failure(
-        self, lease: Lease, cause: Cause, detail: str, *, retryable: bool
+        self, lease: Lease, cause: FailureCause, detail: str, *, retryable: bool
     ) -> GenerationFailure:
-        return GenerationFailure(
-            key=lease.key,
-            attempt=lease.attempt,
-            fence=lease.fence,
-            engine=self._name,
-            cause=cause,
-            detail=detail,
-            retryable=retryable,
-        )
+        return GenerationFailure.of(lease, self._name, cause, detail, retryable=retryable)
 
     def _status(self, failure: str | None) -> EngineStatus:
         running = time.monotonic() - self._busy_since if self._running else 0.0

@@ -100,7 +100,7 @@ class Coordinator:
         """Latest end of the wait for engines to serve the last version."""
         self._drops: Counter[DropReason] = Counter()
         """Since the last ``Train``."""
-        self._trained_by_staleness: Counter[int] = Counter()
+        self._trained_by_staleness = Counter(dict(restored.trained_by_staleness))
         self._num_late = 0
         self._num_failed_attempts = 0
         self._handlers: dict[type, Callable[[Any], None]] = {

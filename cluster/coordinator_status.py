@@ -52,7 +52,7 @@ class CoordinatorStatus:
     """State → groups; trained and dropped ones since the start of the run."""
     dropped_by_reason: Mapping[str, int]
     trained_by_staleness: Mapping[int, int]
-    """Staleness → groups trained at it since this driver started."""
+    """Staleness → groups trained at it since the start of the run."""
     late_results: int
     """Answers that came too late, twice, or for an older attempt."""
     failed_attempts: int

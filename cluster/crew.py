@@ -21,7 +21,13 @@ from cluster.remote import build_store_owner, spawn
 from cluster.roles import build_reference, build_rollout, build_verifier_role
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config, PrincipleConfig
-from safeladder.errors import EnvironmentUnfitError, RunFailedError, VerifierUnavailableError
+from safeladder.errors import (
+    EnvironmentUnfitError,
+    RunFailedError,
+    SafeladderError,
+    VerifierUnavailableError,
+)
+from safeladder.records import WeightManifest
 
 SAVE_DEADLINE_S = 1800.0
 VERIFIER_START_DEADLINE_S = 300.0
@@ -119,7 +125,7 @@ class Crew:
                 context="load",
                 deadline_s=LOAD_CALL_S,
             )
-        self._await_loads(len(self.rollout.ready), version)
+        self._await_loads(len(self.rollout.ready), manifest)
 
     def queue_save(self, step: int, root: Path) -> None:
         """Let the learner write a checkpoint after what it has been asked before."""
@@ -153,17 +159,17 @@ class Crew:
                     raise RunFailedError(event.reason, event.exit_code)
             time.sleep(WAIT_S)
 
-    def _await_loads(self, engines: int, version: int) -> None:
+    def _await_loads(self, engines: int, manifest: WeightManifest) -> None:
         while engines:
             for event in self.rollout.poll():
                 if isinstance(event, Exhausted):
-                    raise RunFailedError(event.reason, 3)
+                    raise SafeladderError(f"no rollout actor is left: {event.reason}")
                 if isinstance(event, Lost):
                     engines -= "load" in event.contexts
                 elif isinstance(event, Reply) and event.context == "load":
                     engines -= 1
                     status = event.value
-                    if not isinstance(status, EngineStatus) or status.served_version != version:
+                    if not isinstance(status, EngineStatus) or not status.has_loaded(manifest):
                         self.rollout.retire(event.actor, f"weights not loaded: {status}")
             time.sleep(WAIT_S)
 

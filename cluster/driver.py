@@ -28,17 +28,25 @@ def train(config: Config) -> int:
     preflight(config)
     with preemptible():
         directory = RunDirectory.create(config)
-        return _execute(config, directory, checkpoint=None)
+        return _execute(config, directory, checkpoint=None, initial=config.model.path)
 
 
 def resume(run_dir: Path) -> int:
-    """Go on with an earlier run from its newest checkpoint that verifies."""
+    """Go on with an earlier run from its newest checkpoint that verifies. Raises
+    ``NotResumableError`` for a run that has finished."""
     directory = RunDirectory.open(run_dir)
     config = directory.config()
+    status = directory.status()
+    if status is not None and status.state == "finished":
+        raise NotResumableError(
+            f"{run_dir} has already finished all of its {config.run.steps} steps: there is nothing "
+            f"to go on with; train longer under another run.name"
+        )
     checkpoint = newest_checkpoint(directory)
+    initial = initial_policy(config, directory)
     preflight(config)
     with preemptible():
-        return _execute(config, directory, checkpoint)
+        return _execute(config, directory, checkpoint, initial)
 
 
 def newest_checkpoint(directory: RunDirectory) -> Path:
@@ -58,6 +66,21 @@ def newest_checkpoint(directory: RunDirectory) -> Path:
     raise NotResumableError(f"{directory.path} has no checkpoint to continue from ({reasons})")
 
 
+def initial_policy(config: Config, directory: RunDirectory) -> Path:
+    """The policy as RL found it, which is the reference: the base model, or what the supervised
+    rung made of it. Raises ``NotResumableError`` if the latter is needed and does not verify."""
+    if config.sft is None or not config.reference.enabled:
+        return config.model.path
+    path, _, unusable = newest_valid(directory.initial)
+    if path is None:
+        reasons = "; ".join(why for _, why in unusable) or "nothing is there"
+        raise NotResumableError(
+            f"{directory.initial}: the reference policy that the supervised rung left does not "
+            f"verify ({reasons}), and training on with another one would change the objective"
+        )
+    return path
+
+
 @contextmanager
 def preemptible() -> Iterator[None]:
     """While it is open, SIGTERM raises ``PreemptedError`` where the program stands; one more does
@@ -74,7 +97,9 @@ def _preempt(*_: object) -> None:
         raise PreemptedError("told to stop by SIGTERM; go on by `safeladder resume`")
 
 
-def _execute(config: Config, directory: RunDirectory, checkpoint: Path | None) -> int:
+def _execute(
+    config: Config, directory: RunDirectory, checkpoint: Path | None, initial: Path
+) -> int:
     from cluster.run import Run
 
-    return Run(config, directory, checkpoint).execute()
+    return Run(config, directory, checkpoint, initial).execute()

@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,9 @@ class Fleet:
         self._manager = FaultTolerantActorManager(max_remote_requests_in_flight_per_actor=1_000_000)
         self._members: dict[str, _Member] = {}
         self._calls: dict[str, _Call] = {}
+        self._expired: dict[str, str] = {}
+        """Tag of a call that overran its deadline → actor. Its answer is dropped, but an error
+        still means that the process is gone, and Ray's manager tells that only once."""
         self._tags = (str(i) for i in itertools.count())
         self._numbers = itertools.count()
         self._restarts: deque[float] = deque()
@@ -118,10 +121,12 @@ class Fleet:
         """Names of all living actors, those still starting included."""
         return list(self._members)
 
-    def least_busy(self) -> str | None:
-        """The ready actor with the fewest open calls, or None."""
+    def least_busy(self, among: Collection[str] | None = None) -> str | None:
+        """The ready actor, one of ``among`` if that is given, with the fewest open calls, or
+        None."""
         open_calls = Counter(call.actor for call in self._calls.values())
-        return min(self.ready, key=lambda name: open_calls[name], default=None)
+        ready = [name for name in self.ready if among is None or name in among]
+        return min(ready, key=lambda name: open_calls[name], default=None)
 
     def call(
         self,
@@ -132,7 +137,8 @@ class Fleet:
         context: Any,
         deadline_s: float,
     ) -> bool:
-        """Send one call. False if the actor is gone: then no reply will come."""
+        """Send one call. False if the actor is gone: then no reply will come. If the actor was
+        alive until now, ``Lost`` follows."""
         member = self._members.get(actor)
         if member is None:
             return False
@@ -145,6 +151,8 @@ class Fleet:
         )
         if sent == 1:
             self._calls[tag] = _Call(actor, context, self._clock() + deadline_s)
+        else:  # the manager knows it to be dead
+            self.retire(actor, "it takes no more calls")
         return sent == 1
 
     def poll(self) -> list[FleetEvent]:
@@ -153,12 +161,15 @@ class Fleet:
         now = self._clock()
         for result in self._manager.fetch_ready_async_reqs(timeout_seconds=0.0):
             call = self._calls.pop(result.tag, None)
-            if call is None:
+            actor = self._expired.pop(result.tag, "") if call is None else call.actor
+            member = self._members.get(actor)
+            if member is None:
                 continue
             if not result.ok:
-                events += self._lose(call.actor, _first_line(result.get()))
-            elif (member := self._members.get(call.actor)) is not None:
-                member.last_answer = now
+                events += self._lose(actor, _first_line(result.get()))
+                continue
+            member.last_answer = now
+            if call is not None:
                 events += self._answer(member, call.context, result.get())
         events += self._expire(now)
         self._heartbeat(now)
@@ -209,6 +220,7 @@ class Fleet:
             for call in map(self._calls.pop, dead)
             if call.context not in (_START, _HEARTBEAT)
         )
+        self._expired = {tag: name for tag, name in self._expired.items() if name != actor}
         self._manager.remove_actor(member.manager_id)
         kill(member.handle)
         events: list[FleetEvent] = [Lost(actor=actor, reason=reason, contexts=contexts)]
@@ -225,10 +237,12 @@ class Fleet:
     def _expire(self, now: float) -> list[FleetEvent]:
         events: list[FleetEvent] = []
         for tag, call in [(t, c) for t, c in self._calls.items() if c.deadline < now]:
-            self._calls.pop(tag, None)
+            if self._calls.pop(tag, None) is None:
+                continue  # it died with its actor a moment ago
             if call.context in (_START, _HEARTBEAT):
                 events += self._lose(call.actor, f"no answer to {call.context} in time")
             else:
+                self._expired[tag] = call.actor
                 events.append(Reply(actor=call.actor, context=call.context, value=_TOO_LATE))
         return events
 

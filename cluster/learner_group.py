@@ -18,6 +18,7 @@ from cluster.placement import placement_of
 from cluster.remote import PENDING, RoleFailure, kill, outcome, spawn, submit
 from cluster.roles import build_learner
 from safeladder.config import Config
+from safeladder.errors import EnvironmentUnfitError, RunFailedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +71,14 @@ class LearnerGroup:
 
     def start(self, model_path: Path, resume_from: Path | None) -> None:
         """Load the model on every rank and join the process group. The reply's context is
-        ``start``."""
+        ``start``. Raises ``RunFailedError`` if rank 0 does not come up."""
         address = outcome(submit(self._ranks[0], "rendezvous", {}), self._start_deadline_s)
-        if address is PENDING or isinstance(address, RoleFailure):
-            raise RuntimeError(f"learner rank 0 gave no rendezvous address: {address}")
+        if address is PENDING:
+            text = f"learner rank 0 did not come up within {self._start_deadline_s:.0f} s"
+            raise RunFailedError(text, EnvironmentUnfitError.exit_code)
+        if isinstance(address, RoleFailure):
+            text = f"learner rank 0 did not come up: {address.kind}: {address.message}"
+            raise RunFailedError(text, address.exit_code)
         host, port = address
         self.call(
             "start",

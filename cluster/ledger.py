@@ -179,12 +179,17 @@ class Ledger:
             trained, version = self._connection.execute(
                 "SELECT count(*), coalesce(max(step), 0) FROM groups WHERE state = 'trained'"
             ).fetchone()
+            by_staleness = self._connection.execute(  # step n trains the version n - 1
+                "SELECT step - 1 - min_version, count(*) FROM groups WHERE state = 'trained' "
+                "GROUP BY 1"
+            ).fetchall()
         return LedgerSnapshot(
             pending=tuple(PendingGroup(GroupKey(e, o), attempt) for e, o, attempt in pending),
             trained=trained,
             version=version,
             last_key=None if last is None else GroupKey(*last),
             dropped=self.dropped(),
+            trained_by_staleness=dict(by_staleness),
         )
 
     def counts(self) -> dict[GroupState, int]:

@@ -64,8 +64,8 @@ from cluster.services import VerifierServices
 from cluster.telemetry import Telemetry
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config
-from safeladder.errors import RunFailedError
-from safeladder.records import GenerationFailure, StepReport
+from safeladder.errors import RunFailedError, SafeladderError, VerifierUnavailableError
+from safeladder.records import GenerationFailure, StepPayloadsLost, StepReport, WeightManifest
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,13 @@ TURN_S = 0.02
 GRACE_S = 30.0
 """A call may answer this much later than the role's own deadline."""
 CALLS_PER_REFERENCE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Load:
+    """Context of a load of weights."""
+
+    manifest: WeightManifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,14 +152,11 @@ class Loop:
         for engine in self._rollout.ready:
             self._on_rollout(Joined(actor=engine, value=None))
         for fleet in self._verifiers.values():
-            self._announce(fleet)
+            for actor in fleet.ready:
+                self._on_verifier(fleet.name, Joined(actor=actor, value=None))
         if self._reference is not None:
             for actor in self._reference.ready:
                 self._on_reference(Joined(actor=actor, value=None))
-
-    def _announce(self, verifiers: Fleet) -> None:
-        for actor in verifiers.ready:
-            self._on_verifier(verifiers.name, Joined(actor=actor, value=None))
 
     def _poll(self) -> None:
         for event in self._rollout.poll():
@@ -178,8 +182,8 @@ class Loop:
             self._telemetry.actor_lost(ROLLOUT, event)
             self._events.append(ActorLost(ROLLOUT, event.actor))
             for context in event.contexts:
-                if isinstance(context, LoadWeights):
-                    self._weights.release(context.version)
+                if isinstance(context, _Load):
+                    self._weights.release(context.manifest.version)
         elif isinstance(event, Exhausted):
             self._give_up("rollout", event.reason)
         else:
@@ -187,14 +191,8 @@ class Loop:
 
     def _on_rollout_reply(self, reply: Reply) -> None:
         value = reply.value
-        if isinstance(reply.context, LoadWeights):
-            self._weights.release(reply.context.version)
-            if not isinstance(value, EngineStatus) or value.is_dead:
-                self._rollout.retire(reply.actor, f"weights not loaded: {value}")
-                return
-            if value.failure is not None:
-                self._telemetry.alert("weights", f"{reply.actor}: {value.failure}")
-            self._events.append(EngineServing(reply.actor, value.served_version))
+        if isinstance(reply.context, _Load):
+            self._on_loaded(reply, reply.context.manifest)
         elif isinstance(reply.context, _Probe):
             if not isinstance(value, EngineStatus) or value.is_dead:
                 self._rollout.retire(reply.actor, reply.context.failure.detail)
@@ -203,21 +201,29 @@ class Loop:
         elif isinstance(value, GeneratedGroup):
             self._telemetry.generated(value.header)
             self._events.append(GroupGenerated(value.header, value.payload))
-        else:
+        elif isinstance(reply.context, GrantLease):  # else a late answer to an evaluation
             self._on_generation_failure(reply)
+
+    def _on_loaded(self, reply: Reply, manifest: WeightManifest) -> None:
+        self._weights.release(manifest.version)
+        status = reply.value
+        if (
+            not isinstance(status, EngineStatus)
+            or status.is_dead
+            or (status.served_version == manifest.version and not status.has_loaded(manifest))
+        ):  # the last: the base model, where another version 0 was to be loaded
+            self._rollout.retire(reply.actor, f"weights not loaded: {status}")
+            return
+        if status.failure is not None:
+            self._telemetry.alert("weights", f"{reply.actor}: {status.failure}")
+        self._events.append(EngineServing(reply.actor, status.served_version))
 
     def _on_generation_failure(self, reply: Reply) -> None:
         failure = reply.value
         if not isinstance(failure, GenerationFailure):
-            lease = reply.context.lease
-            failure = GenerationFailure(
-                key=lease.key,
-                attempt=lease.attempt,
-                fence=lease.fence,
-                engine=reply.actor,
-                cause="engine_error",
-                detail=f"{failure.kind}: {failure.message}",
-                retryable=True,
+            detail = f"{failure.kind}: {failure.message}"
+            failure = GenerationFailure.of(
+                reply.context.lease, reply.actor, "engine_error", detail, retryable=True
             )
         if failure.cause != "engine_error":
             self._events.append(GenerationFailed(failure))
@@ -236,7 +242,7 @@ class Loop:
             self._events += [_scoring_lost(c) for c in event.contexts if isinstance(c, Score)]
             self._events.append(ActorLost(fleet, event.actor))
         elif isinstance(event, Exhausted):
-            self._give_up(fleet, event.reason)
+            self._give_up(fleet, event.reason, VerifierUnavailableError)
         elif isinstance(event.context, CanaryCall):
             self._keeper.take(event.context, event.value)
         elif isinstance(event.value, ScoredGroup):
@@ -277,6 +283,8 @@ class Loop:
             self._events.append(StepCommitted(value))
             if self._is_checkpoint_due(value.step):
                 self._save(value.step)
+        elif isinstance(value, StepPayloadsLost):
+            self._events += [PayloadLost(key, attempt) for key, attempt in value.groups]
         elif isinstance(context, Publish):
             manifest, payload = value
             self._weights.commit(PublishedWeights(manifest=manifest, payload=payload))
@@ -294,8 +302,10 @@ class Loop:
             raise RunFailedError(f"{lost.reason}; go on by `safeladder resume`", lost.exit_code)
         self._events.append(StepLost(lost.context.order.step))
 
-    def _give_up(self, fleet: str, reason: str) -> None:
-        raise RunFailedError(f"no {fleet} actor is left and its restarts are spent: {reason}", 3)
+    def _give_up(
+        self, fleet: str, reason: str, kind: type[SafeladderError] = SafeladderError
+    ) -> None:
+        raise kind(f"no {fleet} actor is left and its restarts are spent: {reason}")
 
     # ---- commands -----------------------------------------------------------------------------
 
@@ -353,19 +363,16 @@ class Loop:
             self._events.append(_scoring_lost(command))
 
     def _score_reference(self, command: ScoreReference) -> None:
-        actor = self._reference.least_busy() if self._reference is not None else None
+        fleet = self._reference
+        actor = None if fleet is None else fleet.least_busy()
         arguments = {
             "payload_handle": command.payload,
             "key": command.key,
             "attempt": command.attempt,
         }
-        if (
-            self._reference is None
-            or actor is None
-            or not self._reference.call(
-                actor, "score", arguments, context=command, deadline_s=LOAD_CALL_S
-            )
-        ):
+        if fleet is None or actor is None or not fleet.call(
+            actor, "score", arguments, context=command, deadline_s=LOAD_CALL_S
+        ):  # fmt: skip
             self._events.append(ReferenceLost(command.key, command.attempt, command.call))
 
     def _load_newest(self, engine: str) -> None:
@@ -382,7 +389,7 @@ class Loop:
             command.engine,
             "load_weights",
             {"manifest": weights.manifest, "payload_handle": weights.payload},
-            context=command,
+            context=_Load(manifest=weights.manifest),
             deadline_s=LOAD_CALL_S,
         )
         if not sent:

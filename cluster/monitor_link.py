@@ -1,5 +1,6 @@
 """The driver's line to the monitor actor: calls are sent in order, kept while the actor restarts,
-and never waited for until the end of the run."""
+and never waited for until the end of the run. A row whose actor died before it answered is sent
+again: it may stand in the files twice, and is never missing."""
 
 from __future__ import annotations
 
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 MAX_QUEUED = 10_000
 CALL_DEADLINE_S = 60.0
+NOTICES_EVERY_S = 5.0
+
+_NOTICES = "notices"
+"""Context of a look for notices; unlike a row it is not sent again."""
 
 
 class MonitorLink:
@@ -36,6 +41,10 @@ class MonitorLink:
         )
         self._queue: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MAX_QUEUED)
         self._open = 0
+        """Rows that are out."""
+        self._notices: list[str] = []
+        self._is_looking = False
+        self._next_look_s = 0.0
 
     def send(self, method: str, **arguments: Any) -> None:
         """Queue one call; the oldest is dropped if the monitor stays away for long."""
@@ -46,13 +55,15 @@ class MonitorLink:
         """Send what can be sent and collect answers; never waits."""
         for event in self._fleet.poll():
             if isinstance(event, Lost):
-                self._open -= len(event.contexts)
-                self._queue.extendleft(reversed(event.contexts))
+                self._is_looking = False
+                rows = [context for context in event.contexts if context != _NOTICES]
+                self._open -= len(rows)
+                self._queue.extendleft(reversed(rows))
             elif isinstance(event, Reply):
-                self._open -= 1
-                if isinstance(event.value, RoleFailure):
-                    log.warning("monitor %s: %s", event.context[0], event.value.message)
+                self._on_reply(event)
         actor = self._fleet.least_busy()
+        if actor is not None:
+            self._look(actor, time.monotonic())
         while actor is not None and self._queue:
             call = self._queue.popleft()
             if not self._fleet.call(
@@ -62,6 +73,11 @@ class MonitorLink:
                 return
             self._open += 1
 
+    def take_notices(self) -> list[str]:
+        """What the monitor wants people to know (W&B fell back), each sentence once."""
+        notices, self._notices = self._notices, []
+        return notices
+
     def finish(self, summary: Mapping[str, Any], timeout_s: float = 60.0) -> None:
         """Deliver everything, then the summary, within ``timeout_s``."""
         self.send("finish", summary=dict(summary))
@@ -69,7 +85,30 @@ class MonitorLink:
         while (self._queue or self._open) and time.monotonic() < deadline:
             self.pump()
             time.sleep(0.02)
+        self._next_look_s = 0.0  # the end of W&B may have brought a last one
+        self.pump()
+        while self._is_looking and time.monotonic() < deadline:
+            self.pump()
+            time.sleep(0.02)
 
     def close(self) -> None:
         """End the actor."""
         self._fleet.close()
+
+    def _look(self, actor: str, now_s: float) -> None:
+        if self._is_looking or now_s < self._next_look_s:
+            return
+        self._next_look_s = now_s + NOTICES_EVERY_S
+        self._is_looking = self._fleet.call(
+            actor, "notices", {}, context=_NOTICES, deadline_s=CALL_DEADLINE_S
+        )
+
+    def _on_reply(self, reply: Reply) -> None:
+        is_failure = isinstance(reply.value, RoleFailure)
+        if reply.context == _NOTICES:
+            self._is_looking = False
+            self._notices += [] if is_failure else reply.value
+            return
+        self._open -= 1
+        if is_failure:
+            log.warning("monitor %s: %s", reply.context[0], reply.value.message)

@@ -173,6 +173,12 @@ def fetch(handle: Any, timeout_s: float) -> Any:
         raise KeyError(f"payload is gone: {type(error).__name__}") from error
 
 
+def node_address() -> str:
+    """Address of this machine as the other nodes reach it; its host name may mean the loopback."""
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
 def kill(handle: Any) -> None:
     """End an actor's process now. A process that is already gone is no error."""
     ray.kill(handle, no_restart=True)

@@ -89,9 +89,10 @@ def build_reference(
 
 def build_learner(*, store: PayloadStore, rank: int, config: Config) -> Learner:
     """One DeepSpeed rank."""
+    from cluster.remote import node_address
     from learners.learner import Learner
 
-    return Learner(rank, config.learner.ranks, config, store)
+    return Learner(rank, config.learner.ranks, config, store, node_address())
 
 
 def build_monitor(**arguments: Any) -> Monitor:

@@ -36,19 +36,22 @@ from cluster.swaps import Swaps
 from cluster.telemetry import Telemetry
 from cluster.terminal import Terminal
 from curricula.prompts import PromptOrder, load_prompts
-from learners.checkpoints import newest_valid
 from safeladder.config import Config
 
 SFT_DEADLINE_S = 4 * 3600.0
 
 
 class Run:
-    """One execution of a run."""
+    """One execution of a run, from the start or from ``checkpoint``. ``initial`` is the reference
+    policy then."""
 
-    def __init__(self, config: Config, directory: RunDirectory, checkpoint: Path | None) -> None:
+    def __init__(
+        self, config: Config, directory: RunDirectory, checkpoint: Path | None, initial: Path
+    ) -> None:
         self._config = config
         self._directory = directory
         self._checkpoint = checkpoint
+        self._initial = initial
         self._step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
         self._started = time.monotonic()
         self._fence = 0
@@ -96,6 +99,7 @@ class Run:
                 peak_pss_bytes=footprint.peak_pss_bytes,
             )
             monitor.finish(summary)
+            telemetry.tell_notices()
         self._terminal.close()
         report = self._results.report(summary, sys.stdout)
         self._say(f"report: {report}")
@@ -105,13 +109,12 @@ class Run:
 
     def _before_rl(self, config: Config, crew: Crew) -> None:
         """Bring the policy to version ``step``, the start of RL; evaluate it on the way."""
-        base = config.model.path
         if self._checkpoint is not None:
             if self._step == 0:  # a later version is the first thing that the coordinator publishes
                 crew.publish(0)
-            initial, _, _ = newest_valid(self._directory.initial)
-            crew.start_reference(initial or base)
+            crew.start_reference(self._initial)
             return
+        base = config.model.path
         if config.sft is None:
             self._evaluate("before", config, crew)
         else:
@@ -168,7 +171,14 @@ class Run:
             return
         self._say(f"evaluation `{stage}`: {len(self._held_out)} held-out prompts, greedy")
         config = crew.panel.config
-        evaluation = Evaluation(config, self._held_out, crew.rollout, crew.judges, self._fence)
+        evaluation = Evaluation(
+            config,
+            self._held_out,
+            crew.rollout,
+            crew.judges,
+            self._fence,
+            crew.weights.newest,
+        )
         self._results.add(stage, evaluation.run())
         self._say(f"evaluation `{stage}`: {self._results.describe(stage)}")
 

@@ -196,9 +196,12 @@ class RunDirectory:
         """Write exit code and sentence of an error (1 if it is not ours), if this process owns
         the run.
 
-        ``take_over`` (resuming) also writes when the owner is no longer alive.
+        ``take_over`` (resuming) also writes when the owner is no longer alive. A run that has
+        finished stays so.
         """
         status = self.status() or Status(state="failed", pid=0)
+        if status.state == "finished":
+            return
         if status.pid != os.getpid() and not (take_over and not _is_alive(status.pid)):
             return
         failed = replace(

@@ -51,7 +51,6 @@ class Telemetry:
         self._verdict_rows: list[dict[str, Any]] = []
         self._last_step_at = time.monotonic()
         self._last_view_at = 0.0
-        self.staleness_max = 0
         self.tokens_total = 0
         self.actors_lost = 0
 
@@ -125,7 +124,6 @@ class Telemetry:
         row |= {f"train/{k}": v for k, v in report.metrics.items()}
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}
         row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
-        self.staleness_max = max(self.staleness_max, int(row.get("train/staleness_max", 0)))
         self._tokens, self._generate_s = 0, 0.0
         self._monitor.send("record", kind="train", values=row)
         self._terminal.step(row)
@@ -145,6 +143,12 @@ class Telemetry:
             self._last_view_at = now
             self._terminal.refresh(coordinator.status())
         self._monitor.pump()
+        self.tell_notices()
+
+    def tell_notices(self) -> None:
+        """What the monitor wants people to know, such as that W&B went offline."""
+        for text in self._monitor.take_notices():
+            self.alert("monitor", text)
 
     def _sample_rows(self, order: TrainOrder) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []

@@ -44,8 +44,6 @@ class DropReason(StrEnum):
     """Its verifiers brought no verdict, and the principle's policy gives the group up."""
     FILTERED = "filtered"
     """All siblings earned the same reward."""
-    REFUSED = "refused"
-    """Shed at admission; nothing to do with a model's refusal."""
     FAILED = "failed"
     """Attempts spent, or a prompt that cannot be generated from."""
 
@@ -112,4 +110,6 @@ class LedgerSnapshot:
     """Policy version to go on from: the last surviving step."""
     last_key: GroupKey | None = None
     """The newest key ever issued."""
+    trained_by_staleness: Mapping[int, int] = field(default_factory=dict)
+    """Staleness → groups TRAINED at it in the surviving history."""
     dropped: Mapping[DropReason, int] = field(default_factory=dict)

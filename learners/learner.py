@@ -42,7 +42,16 @@ from learners.supervised import SftRow, train_supervised
 from safeladder.config import Config, SftConfig
 from safeladder.errors import FencedError
 from safeladder.ports import PayloadStore
-from safeladder.records import StepReport, TrainingSample, TrainOrder, WeightManifest
+from safeladder.records import (
+    Floats,
+    RolloutGroup,
+    StepPayloadsLost,
+    StepReport,
+    TrainGroup,
+    TrainingSample,
+    TrainOrder,
+    WeightManifest,
+)
 
 Result = TypeVar("Result")
 
@@ -61,8 +70,17 @@ class Learner:
     """Rank ``rank`` of ``world_size``. Every method but ``rendezvous`` goes to all ranks, in one
     order; an exception on one rank ends the group, and the run restarts from a checkpoint."""
 
-    def __init__(self, rank: int, world_size: int, config: Config, store: PayloadStore) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        config: Config,
+        store: PayloadStore,
+        address: str = "127.0.0.1",
+    ) -> None:
+        """``address``: of this machine, as the other ranks reach it."""
         require_trainable(config)
+        self._address = address
         self._rank, self._world_size = rank, world_size
         self._config, self._store = config, store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -71,11 +89,11 @@ class Learner:
         self._last_report: StepReport | None = None
 
     async def rendezvous(self) -> tuple[str, int]:
-        """An address of this machine and a free port, for the process group of all ranks."""
+        """The address of this machine and a free port, for the process group of all ranks."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             port: int = probe.getsockname()[1]
-        return (socket.gethostbyname(socket.gethostname()), port)
+        return (self._address, port)
 
     async def start(
         self,
@@ -90,10 +108,12 @@ class Learner:
             lambda: self._start(master_address, master_port, model_path, resume_from)
         )
 
-    async def train(self, order: TrainOrder) -> StepReport:
+    async def train(self, order: TrainOrder) -> StepReport | StepPayloadsLost:
         """One optimizer step on the ordered groups; the batch is on disk before it starts.
 
-        A repeated order answers with its first report. Raises ``FencedError`` for an order of an
+        Every rank reads all payloads first, and the ranks then agree on what could not be read by
+        one of them: if anything, the step is not taken on any rank and may be ordered anew. A
+        repeated order answers with its first report. Raises ``FencedError`` for an order of an
         older driver, ``DivergedError``, ``ValueError`` for an order that does not follow.
         """
         self._admit_fence(order.fence)
@@ -101,11 +121,12 @@ class Learner:
             return self._last_report
         if order.step != self._step + 1:
             raise ValueError(f"step {order.step} was ordered after step {self._step}")
-        payloads = [await self._store.get(group.payload) for group in order.groups]
-        references = [
-            None if group.reference is None else await self._store.get(group.reference)
-            for group in order.groups
-        ]
+        read = [await self._read(group) for group in order.groups]
+        lost = await self._on_thread(lambda: self._agree_on_lost([pair is None for pair in read]))
+        if lost:
+            groups = tuple((order.groups[i].key, order.groups[i].attempt) for i in lost)
+            return StepPayloadsLost(step=order.step, groups=groups)
+        payloads, references = zip(*(pair for pair in read if pair is not None), strict=True)
         samples = build_samples(order.groups, payloads, references)
         return await self._on_thread(lambda: self._train(order, samples))
 
@@ -154,6 +175,17 @@ class Learner:
             raise FencedError(f"fence {fence} is older than {self._fence}: a newer driver is here")
         self._fence = fence
 
+    async def _read(self, group: TrainGroup) -> tuple[RolloutGroup, Sequence[Floats] | None] | None:
+        """Completions and reference log-probs; None if either is lost."""
+        try:
+            payload = await self._store.get(group.payload)
+            reference = None
+            if group.reference is not None:
+                reference = await self._store.get(group.reference)
+        except KeyError:
+            return None
+        return payload, reference
+
     async def _on_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
@@ -196,6 +228,11 @@ class Learner:
         return LearnerStatus(
             rank=self._rank, version=self._version, step=self._step, pid=os.getpid()
         )
+
+    def _agree_on_lost(self, is_lost: Sequence[bool]) -> list[int]:
+        """Positions of the groups that at least one rank could not read. *Collective.*"""
+        anywhere = self._engine.reduce({str(i): float(one) for i, one in enumerate(is_lost)}, "max")
+        return [int(position) for position, one in anywhere.items() if one]
 
     def _train(self, order: TrainOrder, samples: Sequence[TrainingSample]) -> StepReport:
         began = time.monotonic()

@@ -20,6 +20,7 @@ import numpy.typing as npt
 Tokens = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 FinishReason = Literal["stop", "length"]
+FailureCause = Literal["deadline", "prompt_too_long", "engine_error", "image_unreadable"]
 
 THINK_END = "</think>"
 
@@ -151,9 +152,24 @@ class GenerationFailure:
     attempt: int
     fence: int
     engine: str
-    cause: Literal["deadline", "prompt_too_long", "engine_error", "image_unreadable"]
+    cause: FailureCause
     detail: str
     retryable: bool
+
+    @classmethod
+    def of(
+        cls, lease: Lease, engine: str, cause: FailureCause, detail: str, *, retryable: bool
+    ) -> GenerationFailure:
+        """The failure of a lease on an engine."""
+        return cls(
+            key=lease.key,
+            attempt=lease.attempt,
+            fence=lease.fence,
+            engine=engine,
+            cause=cause,
+            detail=detail,
+            retryable=retryable,
+        )
 
 
 class VerdictStatus(StrEnum):
@@ -301,6 +317,15 @@ class StepReport:
     """Policy version after the step."""
     metrics: Mapping[str, float]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPayloadsLost:
+    """An order that was not carried out on any rank: payloads of it cannot be read any more."""
+
+    step: int
+    groups: tuple[tuple[GroupKey, int], ...]
+    """(key, attempt) of each group that some rank could not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

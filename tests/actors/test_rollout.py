@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -204,19 +205,22 @@ def test_a_driver_with_an_older_fence_is_refused(stage: Stage) -> None:
     assert status.failure == "fence 1 is older than 5"
 
 
-def test_a_canceled_lease_answers_with_a_failure(stage: Stage) -> None:
+def test_a_lease_that_the_actor_does_not_finish_before_it_closes_is_a_failure(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.lab.engine, "close", AsyncMock())  # the other tests need it
+
     async def work() -> GenerationFailure | GeneratedGroup:
         running = asyncio.ensure_future(stage.actor.generate(lease(tokens=200)))
         await stage.lab.pause_after("0/0/1", 1)
         await stage.lab.engine.resume()
-        assert await stage.actor.cancel(GroupKey(0, 0), 1)
-        assert not await stage.actor.cancel(GroupKey(0, 0), 2)
+        await stage.actor.close()
         return await running
 
     failure = stage.run(work())
     assert isinstance(failure, GenerationFailure)
     assert failure.retryable
-    assert "canceled" in failure.detail
+    assert "the actor closes" in failure.detail
     assert stage.run(stage.actor.status()).groups_in_flight == 0
 
 

@@ -358,6 +358,14 @@ def test_the_status_counts_groups_staleness_and_versions() -> None:
     assert status.engines[0].served_version == 0
 
 
+def test_the_staleness_of_a_resumed_run_covers_what_was_trained_before() -> None:
+    restored = LedgerSnapshot(
+        trained=4, version=2, last_key=GroupKey(0, 3), trained_by_staleness={0: 3, 1: 1}
+    )
+    status = Play(restored=restored).coordinator.status()
+    assert (status.staleness_max, status.staleness_mean) == (1, 0.25)
+
+
 @pytest.mark.parametrize("overdue", ["step", "version"])
 def test_a_step_or_publication_that_never_ends_fails_the_run(overdue: str) -> None:
     play = Play(make_config(learner={"step_deadline_s": 100}, rollout={"group_deadline_s": 9e9}))

@@ -266,3 +266,12 @@ def test_a_ledger_in_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.M
         ledger.apply(life(0, TRAINED), ledger.raise_fence())
         assert ledger.trained_groups() == {1: [GroupKey(0, 0)]}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_snapshot_knows_the_staleness_of_all_that_was_trained_before(path: Path) -> None:
+    with Ledger.open(path, "run") as ledger:
+        fence = ledger.raise_fence()
+        for ordinal, (step, version) in enumerate([(1, 0), (2, 0), (2, 1), (3, 1)]):
+            ledger.apply(life(ordinal, TRAINED, step=step, version=version), fence)
+        ledger.raise_fence(checkpoint_step=2)
+        assert ledger.snapshot().trained_by_staleness == {0: 2, 1: 1}

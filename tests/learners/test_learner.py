@@ -9,10 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from cluster.roles import build_learner
 from learners.checkpoints import newest_valid, verify
 from safeladder import tensors
 from safeladder.errors import DivergedError, FencedError
-from tests.learners.ranks import Job, make_config, make_order, make_tiny_model, run_jobs
+from safeladder.records import StepPayloadsLost
+from tests.learners.ranks import (
+    Job,
+    MemoryStore,
+    make_config,
+    make_order,
+    make_tiny_model,
+    run_jobs,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -94,6 +103,47 @@ def test_the_gradient_does_not_depend_on_ranks_stage_or_split(
     for name, gradient in plain.items():
         assert gradient.any(), name
         assert np.allclose(found[name], gradient, atol=1e-5), name
+
+
+def test_the_ranks_meet_at_the_address_that_the_cluster_knows(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.remote.node_address", lambda: "10.0.0.7")
+    learner = build_learner(store=MemoryStore(), rank=0, config=make_config(model, tmp_path))
+    host, port = asyncio.run(learner.rendezvous())
+    assert (host, port > 0) == ("10.0.0.7", True)
+
+
+class ForgetfulStore(MemoryStore):
+    """A store that has lost one payload."""
+
+    def __init__(self, lost: Any) -> None:
+        self._lost = lost
+
+    async def get(self, handle: Any) -> Any:
+        if handle is self._lost:
+            raise KeyError("payload is gone")
+        return handle
+
+
+async def lose_then_train(learner: Any, _: dict[str, Any]) -> dict[str, Any]:
+    order = make_order(1)
+    if learner._rank == 1:
+        learner._store = ForgetfulStore(order.groups[2].payload)
+    lost = await learner.train(order)
+    is_written = (learner._config.run.directory / "batches").exists()
+    learner._store = MemoryStore()
+    report = await learner.train(order)
+    return {"lost": lost, "is_written": is_written, "step": report.step}
+
+
+def test_a_payload_that_one_rank_cannot_read_is_told_by_all_and_the_step_ordered_anew(
+    model: Path, tmp_path: Path
+) -> None:
+    [seen] = run_jobs(2, [Job(make_config(model, tmp_path, ranks=2), lose_then_train)])
+    key = make_order(1).groups[2].key
+    expected = StepPayloadsLost(step=1, groups=((key, 1),))
+    assert seen == {"lost": expected, "is_written": False, "step": 1}
 
 
 async def save_and_go_on(learner: Any, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -160,6 +160,7 @@ def test_an_asynchronous_run_is_resumed_without_a_group_lost_or_trained_twice(
 def test_a_run_without_a_sound_checkpoint_is_not_resumed(whole_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "spoiled"
     shutil.copytree(whole_run, run)
+    (run / "status.json").unlink()  # a finished run would be refused for another reason
     for checkpoint in (run / "checkpoints").glob("step-*"):
         flip_a_byte(checkpoint / "optimizer.safetensors")
 
