@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/build/torch_extensions
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup format lint test test-fast test-engine check demo bench nightly proto docs submit clean
+.PHONY: help setup format lint test test-fast test-engine check demo bench abuse nightly proto docs submit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,8 +40,11 @@ bench: setup  ## the benchmarks of this machine, each with its bar
 	$(PYTHON) -m benchmarks.verifier_service
 	$(PYTHON) -m benchmarks.async_vs_sync
 
-nightly: setup  ## everything: lint, all tests, demo, benchmarks
-	$(MAKE) lint && $(PYTHON) -m pytest -m "not gpu"
+abuse: setup  ## every attack on services, judges and the sandbox; prints what came of each class
+	$(PYTHON) -m tests.abuse
+
+nightly: setup  ## everything: lint, all tests, attacks, demo, benchmarks
+	$(MAKE) lint && $(PYTHON) -m pytest -m "not gpu" && $(MAKE) abuse
 	$(PYTHON) -m demo --strict && $(MAKE) bench
 
 proto: setup  ## regenerate the gRPC stubs

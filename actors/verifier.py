@@ -70,6 +70,10 @@ class VerifierStatus:
     latency_p50_ms: float | None
     """Of the last ``LATENCY_WINDOW`` calls; None before the first."""
     latency_p99_ms: float | None
+    is_dead: bool = False
+    """Whether its verifier hangs for good; then the actor must be replaced."""
+    failure: str | None = None
+    """Why it is dead."""
 
 
 class VerifierActor:
@@ -134,6 +138,7 @@ class VerifierActor:
 
     async def status(self) -> VerifierStatus:
         """Counters since the start."""
+        is_dead = bool(getattr(self._verifier, "is_dead", False))
         return VerifierStatus(
             actor=self._name,
             principle=self._principle,
@@ -145,6 +150,8 @@ class VerifierActor:
             invalid=dict(self._invalid),
             latency_p50_ms=_percentile(self._latencies_ms, 0.5),
             latency_p99_ms=_percentile(self._latencies_ms, 0.99),
+            is_dead=is_dead,
+            failure=f"{self._verifier.name} hangs in all its threads" if is_dead else None,
         )
 
     async def close(self) -> None:

@@ -80,7 +80,7 @@ async def serve(folder: Path) -> None:
             ports[f"echo {way}"] = echo.add_secure_port("127.0.0.1:0", credentials)
         await echo.start()
         echoes.append(echo)
-    asked_to_stop = service_process.stop_signal()
+    asked_to_stop = service_process.stop_signal(10.0)
     print(json.dumps(ports), flush=True)
     await asked_to_stop.wait()
     for service in services:

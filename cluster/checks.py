@@ -21,6 +21,7 @@ from cluster.roles import local_or_remote
 from cluster.run_directory import require_free_disk
 from curricula.prompts import load_prompts, read_rows
 from learners.preconditions import require_trainable
+from rewards.deadline import close_with_deadline, score_with_deadline, start_with_deadline
 from safeladder.config import Config, PrincipleConfig
 from safeladder.errors import (
     ConfigError,
@@ -284,15 +285,12 @@ async def _score(
         for i, prompt in enumerate(rows)
     ]
     try:
-        await asyncio.wait_for(verifier.start(), config.placement.start_deadline_s)
-        verdicts = await asyncio.wait_for(verifier.score(requests), settings.timeout_s * len(rows))
-    except TimeoutError:
-        raise VerifierUnavailableError(
-            f"principles.{principle}: {settings.verifier} gave no verdict on {len(rows)} sample "
-            "rows in time; raise timeout_s or use a faster verifier"
-        ) from None
+        await start_with_deadline(verifier, config.placement.start_deadline_s, principle=principle)
+        verdicts = await score_with_deadline(
+            verifier, requests, settings.timeout_s * len(rows), principle=principle
+        )
     finally:
-        await verifier.close()
+        await close_with_deadline(verifier, principle=principle)
     return [
         SampleVerdict(prompt.id, request.response, verdict)
         for prompt, request, verdict in zip(rows, requests, verdicts, strict=True)

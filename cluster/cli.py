@@ -206,7 +206,8 @@ def schema() -> None:
 
 @app.command("serve-verifier")
 def serve_verifier(
-    config: Annotated[Path, typer.Argument(help="Config file that names the verifier.")],
+    arguments: Arguments = None,
+    config: Overlays = None,
     principle: Annotated[
         list[str] | None, typer.Option(help="Principle to serve; may be repeated. Default: all.")
     ] = None,
@@ -232,7 +233,7 @@ def serve_verifier(
         from cluster.verifier_service import run_service
 
         run_service(
-            _load(None, [config]),
+            _load(arguments, config),
             principle,
             bind,
             ready_file=ready_file,

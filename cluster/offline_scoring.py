@@ -6,7 +6,6 @@ The quickest way to see what a verifier thinks. Rows are those of ``data``, with
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
@@ -16,9 +15,9 @@ from pathlib import Path
 from cluster.roles import local_or_remote
 from curricula.prompts import load_prompts, read_rows
 from rewards.combine import combine_group
-from rewards.deadline import score_with_deadline
+from rewards.deadline import close_with_deadline, score_with_deadline, start_with_deadline
 from safeladder.config import Config, PrincipleConfig
-from safeladder.errors import DataError, VerifierUnavailableError
+from safeladder.errors import DataError
 from safeladder.records import Prompt, ScoreRequest, Verdict, VerdictStatus
 
 BATCH = 32
@@ -89,7 +88,7 @@ async def _score(
     verifier = local_or_remote(principle, settings.model_copy(update={"service": service}))
     verdicts: list[Verdict] = []
     try:
-        await asyncio.wait_for(verifier.start(), config.placement.start_deadline_s)
+        await start_with_deadline(verifier, config.placement.start_deadline_s, principle=principle)
         for start in range(0, len(requests), BATCH):
             verdicts += await score_with_deadline(
                 verifier,
@@ -97,13 +96,8 @@ async def _score(
                 settings.timeout_s,
                 principle=principle,
             )
-    except TimeoutError:
-        raise VerifierUnavailableError(
-            f"principles.{principle}: the verifier did not start within "
-            f"{config.placement.start_deadline_s:g} s"
-        ) from None
     finally:
-        await verifier.close()
+        await close_with_deadline(verifier, principle=principle)
     return {verdict.sample_id: verdict for verdict in verdicts}
 
 

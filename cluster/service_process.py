@@ -4,6 +4,7 @@ when it is told or left alone. Knows nothing of what is served."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import ipaddress
@@ -11,6 +12,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 from pathlib import Path
 
 from safeladder.errors import ConfigError, EnvironmentUnfitError
@@ -30,7 +32,8 @@ def is_loopback(host: str) -> bool:
 def check_bind(bind: str, option: str = "--bind") -> None:
     """Refuse what is no ``host:port``. Raises ``ConfigError``."""
     host, separator, port = bind.rpartition(":")
-    if not (host and separator and port.isdecimal() and int(port) < 65536):
+    is_port = port.isascii() and port.isdecimal() and int(port[:6]) < 65536
+    if not (host and len(host) < 256 and separator and is_port):
         raise ConfigError(f"{option} wants host:port, such as 127.0.0.1:50051, got {bind!r}")
 
 
@@ -52,8 +55,10 @@ def check_free(bind: str, option: str = "--bind") -> None:
     try:
         family, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         socket.create_server((str(address[0]), int(port)), family=family).close()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, UnicodeError):
+            what = f"no such host; choose an address of this machine with {option}"
+        elif error.errno == errno.EADDRINUSE:
             what = f"port {port} is in use; stop its owner or choose another with {option}"
         else:
             what = f"{error.strerror}; choose an address of this machine with {option}"
@@ -82,18 +87,58 @@ def allow_open_files(wanted: int) -> int:
     return allowed
 
 
+def check_ready_file(ready_file: Path, option: str = "--ready-file") -> None:
+    """Refuse a place where no file can be written. Raises ``ConfigError``."""
+    folder, is_usable = ready_file.parent, False
+    try:
+        is_usable = not ready_file.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
+        ready_file.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        is_usable = False
+    if not is_usable:
+        raise ConfigError(f"{option}: {ready_file} cannot be written; name a file in a folder")
+
+
 def announce(address: str, ready_file: Path) -> None:
-    """Write ``host:port`` so that a reader sees all of it or no file."""
+    """Write ``host:port`` so that a reader sees all of it or no file. Raises ``ConfigError``."""
     unfinished = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-    unfinished.write_text(address)
-    unfinished.replace(ready_file)
+    try:
+        unfinished.write_text(address)
+        unfinished.replace(ready_file)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ConfigError(f"--ready-file: {ready_file}: {error.strerror}") from error
 
 
-def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set from now on."""
+def withdraw(address: str, ready_file: Path) -> None:
+    """Remove what ``announce`` wrote, unless another service has written its own."""
+    with contextlib.suppress(OSError):
+        if ready_file.read_text() == address:
+            ready_file.unlink()
+
+
+def stop_signal(insist_after_s: float) -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set from now on.
+
+    A process that has not ended ``insist_after_s`` later, whatever its event loop is busy with, is
+    ended with status 1. Call it on the main thread.
+    """
     event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the end is near
+            loop.call_soon_threadsafe(event.set)
+        end = threading.Timer(insist_after_s, os._exit, (1,))
+        end.daemon = True
+        end.start()
+
+    # Not the loop's own handlers: those wait for the loop, which other people's code may hold up.
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, event.set)
+        signal.signal(number, stop)
     return event
 
 

@@ -43,13 +43,38 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """The client's way to ``address``. The service's certificate must carry ``server_name``, or
     the host of the address. ``where`` is the dotted key of the service. Raises ``ConfigError``."""
+    credentials, options = _client_side(address, tls, insecure, where, options)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options)
+    return grpc.aio.secure_channel(address, credentials, options)
+
+
+def open_blocking_channel(
+    address: str, tls: TlsConfig | None, insecure: bool, where: str, options: Sequence[Option]
+) -> grpc.Channel:
+    """``open_channel`` for who has no event loop."""
+    credentials, options = _client_side(address, tls, insecure, where, options)
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, credentials, options)
+
+
+def is_allowed(context: Any, allowed_names: Iterable[bytes]) -> bool:
+    """Whether the certificate behind a call carries one of the names."""
+    return not set(allowed_names).isdisjoint(context.auth_context().get(_SAN, ()))
+
+
+def _client_side(
+    address: str, tls: TlsConfig | None, insecure: bool, where: str, options: Sequence[Option]
+) -> tuple[grpc.ChannelCredentials | None, Sequence[Option]]:
+    """Credentials (None: plain text) and options of a channel."""
     if tls is None:
         if not (insecure or service_process.is_loopback(address.rpartition(":")[0])):
             raise ConfigError(
                 f"{where}.tls: {address} is another machine and the traffic would be plain text; "
                 f"name its `ca_file`, or write {where}.insecure: true for a network that you trust"
             )
-        return grpc.aio.insecure_channel(address, options)
+        return None, options
     if tls.ca_file is None:
         raise ConfigError(f"{where}.tls.ca_file: name the authority of the service's certificate")
     roots = _authorities(tls.ca_file, f"{where}.tls")
@@ -58,14 +83,7 @@ def open_channel(
         chain, key = _pair(tls.cert_file, tls.key_file, f"{where}.tls")
     if tls.server_name is not None:
         options = [*options, ("grpc.ssl_target_name_override", tls.server_name)]
-    return grpc.aio.secure_channel(
-        address, grpc.ssl_channel_credentials(roots, key, chain), options
-    )
-
-
-def is_allowed(context: Any, allowed_names: Iterable[bytes]) -> bool:
-    """Whether the certificate behind a call carries one of the names."""
-    return not set(allowed_names).isdisjoint(context.auth_context().get(_SAN, ()))
+    return grpc.ssl_channel_credentials(roots, key, chain), options
 
 
 def _pair(cert_file: Path, key_file: Path, where: str) -> tuple[bytes, bytes]:

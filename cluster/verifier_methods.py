@@ -20,6 +20,7 @@ from cluster.protos import verifier_pb2
 from cluster.service_metrics import ServiceMetrics
 from cluster.shared_answers import SharedAnswers
 from cluster.verifier_refusals import Reason, RefusedError
+from rewards.deadline import close_with_deadline
 from rewards.judging import RuleVerifier
 from safeladder.ports import Verifier
 from safeladder.records import ScoreRequest, Verdict
@@ -57,6 +58,7 @@ class VerifierMethods:
         self._answers = SharedAnswers()
         metrics.watch("running_calls", "Calls being scored.", lambda: self._num_running)
         metrics.watch("waiting_samples", "Samples waiting for a batch to fill.", self._num_waiting)
+        metrics.watch("stuck_calls", "Calls left behind that still run.", self._num_stuck)
         metrics.watch("kept_bytes", "Size of kept answers.", lambda: self._answers.num_bytes)
 
     async def Describe(self, request: Any, context: Any) -> Any:
@@ -97,9 +99,9 @@ class VerifierMethods:
     async def close(self) -> None:
         """Cancel what still runs, close the verifiers."""
         await self._answers.close()
-        for served in self._served.values():
+        for name, served in self._served.items():
             await served.batcher.close()
-            await served.verifier.close()
+            await close_with_deadline(served.verifier, principle=name)
 
     async def _answer(self, served: Served, request: Any, budget_s: float) -> bytes:
         # Each look at a field of a message makes a copy of it.
@@ -113,10 +115,11 @@ class VerifierMethods:
         if (kept := self._answers.kept(key)) is not None:
             return kept
         samples = await _read(body)
-        if len(samples) == 1 and isinstance(served.verifier, RuleVerifier):
-            # A rule judges one sample without waiting: no deadline could interrupt it, and nobody
-            # could join it while it runs.
-            verdicts = [served.verifier.settle_now(samples[0])]
+        rule = served.verifier
+        if len(samples) == 1 and isinstance(rule, RuleVerifier) and rule.runs_inline:
+            # A quick rule judges one sample without waiting: no deadline could interrupt it, and
+            # nobody could join it while it runs.
+            verdicts = [rule.settle_now(samples[0])]
             answer, is_final = self._pack(served, principle, digest, verdicts)
             if is_final:
                 self._answers.keep(key, answer)
@@ -162,6 +165,9 @@ class VerifierMethods:
             names = ", ".join(sorted(self._served))
             raise RefusedError(Reason.UNKNOWN_PRINCIPLE, f"this service serves: {names}")
         return served
+
+    def _num_stuck(self) -> float:
+        return sum(getattr(served.verifier, "num_stuck", 0) for served in self._served.values())
 
     def _num_waiting(self) -> float:
         return sum(served.batcher.num_waiting for served in self._served.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from cluster.verifier_credentials import server_credentials
 from cluster.verifier_guard import Guard
 from cluster.verifier_methods import Served, VerifierMethods
 from rewards.building import build_verifier
+from rewards.deadline import start_with_deadline
 from safeladder.config import Config, PrincipleConfig, ServiceConfig, TlsConfig
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 from safeladder.ports import Verifier
@@ -36,6 +38,11 @@ log = logging.getLogger(__name__)
 
 SERVICE: str = verifier_pb2.DESCRIPTOR.services_by_name["VerifierService"].full_name
 STOP_GRACE_S = 3.0
+STOP_DEADLINE_S = 5.0
+"""From a signal to the end of the process, whatever a verifier does."""
+START_DEADLINE_S = 3600.0
+"""Upper bound: how long a model may load is for those to judge who wait for the service."""
+WATCH_EVERY_S = 1.0
 MAX_CONNECTIONS = 4096
 FILES_BESIDE_CONNECTIONS = 128
 """File descriptors for everything that is no connection."""
@@ -92,6 +99,7 @@ class VerifierServer:
         )
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self, bind: str) -> int:
         """Listen on ``host:port`` (port 0: a free one), get the verifiers ready, serve.
@@ -112,20 +120,45 @@ class VerifierServer:
             raise EnvironmentUnfitError(f"cannot listen on {bind}: {error}") from error
         self._server = server
         try:
-            await asyncio.gather(*(verifier.start() for verifier in self._verifiers.values()))
+            await asyncio.gather(
+                *(
+                    start_with_deadline(verifier, START_DEADLINE_S, principle=name)
+                    for name, verifier in self._verifiers.items()
+                )
+            )
         except BaseException:
             await self.stop(0)
             raise
         await server.start()
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await self._say_health(is_well=True)
+        self._watching = asyncio.create_task(self._watch())
         return port
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls, let running ones end within ``grace_s``, close the verifiers."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
             await self._server.stop(grace_s)
         await self._methods.close()
+
+    async def _watch(self) -> None:
+        """Bad health while a verifier hangs for good: only another process helps then."""
+        was_well = True
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            dead = [n for n, one in self._verifiers.items() if getattr(one, "is_dead", False)]
+            if was_well and dead:
+                log.error("%s hang in all their threads; restart this service", ", ".join(dead))
+            if was_well is bool(dead):
+                was_well = not dead
+                await self._say_health(is_well=was_well)
+
+    async def _say_health(self, *, is_well: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in (SERVICE, health.OVERALL_HEALTH):
+            await self._health.set(name, status.SERVING if is_well else status.NOT_SERVING)
 
     def _listen(self, server: grpc.aio.Server, bind: str) -> int:
         if self._tls is None:
@@ -171,14 +204,18 @@ def run_service(
 ) -> None:
     """Serve the verifiers of a config until SIGTERM or SIGINT; blocks.
 
-    ``principles`` None serves all that name a verifier. ``ready_file`` gets ``host:port`` once
-    calls are answered. ``token_file`` defaults to the principles' own ``service.token_file``; their
-    ``tls`` and ``insecure`` count too. ``metrics_bind`` answers Prometheus on a loopback port.
+    ``principles`` None serves all that name a verifier. Once calls are answered, stdout gets a line
+    with the address and ``ready_file`` gets ``host:port``, until the end. ``token_file`` defaults
+    to the principles' own ``service.token_file``; their ``tls`` and ``insecure`` count too.
+    ``metrics_bind`` answers Prometheus on a loopback port.
     ``die_with_parent`` asks the kernel to kill this process when the thread that started it ends.
     Raises ``ConfigError``, ``EnvironmentUnfitError``, ``VerifierUnavailableError``.
     """
     if die_with_parent:
         service_process.die_with_parent()
+    service_process.check_bind(bind)
+    if ready_file is not None:
+        service_process.check_ready_file(ready_file)
     chosen = _choose(config, principles)
     settings = {name: config.principles[name] for name in chosen}
     service = _shared_settings(settings, token_file)
@@ -209,14 +246,17 @@ async def _serve(
     server: VerifierServer, bind: str, principles: Sequence[str], ready_file: Path | None
 ) -> None:
     port = await server.start(bind)
-    asked_to_stop = service_process.stop_signal()
+    asked_to_stop = service_process.stop_signal(STOP_DEADLINE_S)
     address = f"{bind.rpartition(':')[0]}:{port}"
     try:
         if ready_file is not None:
             service_process.announce(address, ready_file)
-        log.info("verifier service ready on %s, serves %s", address, ", ".join(principles))
+        sys.stdout.write(f"serving {', '.join(principles)} on {address}\n")
+        sys.stdout.flush()
         await asked_to_stop.wait()
     finally:
+        if ready_file is not None:
+            service_process.withdraw(address, ready_file)
         await server.stop()
 
 

@@ -17,14 +17,15 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, cast, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from safeladder.config import PrincipleConfig
-from safeladder.errors import ConfigError
+from safeladder.errors import ConfigError, SafeladderError
 from safeladder.ports import Verifier
 
 _PORT = ("start", "score", "close")
 _PRINCIPLE = "principle"
+_COLLECTING = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def verifier_version(code_version: str, options: Mapping[str, Any]) -> str:
@@ -69,11 +70,59 @@ def build_verifier(principle: str, config: PrincipleConfig) -> Verifier:
         raise ConfigError(f"{where}.verifier: not set; name a `module:Class` to score with")
     cls = load_object(config.verifier, f"{where}.verifier")
     _require_port(cls, f"{where}.verifier", config.verifier)
+    _require_principle(cls, f"{where}.verifier", config.verifier)
     options = check_options(cls, config.options, f"{where}.options")
     try:
-        return cast(Verifier, cls(principle=principle, **options))
+        verifier = cast(Verifier, cls(principle=principle, **options))
+    except SafeladderError:
+        raise
     except ValueError as error:
         raise ConfigError(f"{where}.options: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{where}.verifier: the constructor of {config.verifier!r} fails with {_said(error)}"
+        ) from error
+    _require_identity(verifier, f"{where}.verifier", config.verifier)
+    return verifier
+
+
+def _require_principle(cls: Any, key: str, path: str) -> None:
+    """A verifier is constructed by keywords: ``principle`` and its options."""
+    parameters = _parameters(cls, key).values()
+    names = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    fixed = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if fixed or not (takes_any or _PRINCIPLE in names):
+        fault = f"takes {fixed[0]!r} by position only" if fixed else "takes no `principle`"
+        raise ConfigError(
+            f"{key}: the constructor of {path!r} {fault}; "
+            "write `def __init__(self, *, principle: str, ...)`"
+        )
+
+
+def _require_identity(verifier: Verifier, key: str, path: str) -> None:
+    """Name and version are asked for with every verdict, so they must not fail."""
+    for name in ("name", "version"):
+        try:
+            value = getattr(verifier, name)
+        except (Exception, SystemExit) as error:
+            raise ConfigError(
+                f"{key}: property {name!r} of {path!r} fails with {_said(error)}; does its "
+                "__init__ call super().__init__(principle, options)?"
+            ) from error
+        if not isinstance(value, str):
+            raise ConfigError(f"{key}: property {name!r} of {path!r} must be text, got {value!r}")
+
+
+def _parameters(cls: Any, key: str) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(cls).parameters
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: the constructor cannot be read: {error}") from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def check_options(cls: Any, options: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -81,10 +130,15 @@ def check_options(cls: Any, options: Mapping[str, Any], key: str) -> dict[str, A
 
     Raises ``ConfigError`` naming ``key.option`` for an unknown, missing or ill-typed option.
     """
-    parameters = inspect.signature(cls).parameters
+    parameters = _parameters(cls, key)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = [n for n, p in parameters.items() if n != _PRINCIPLE and p.kind is not p.VAR_KEYWORD]
-    hints = get_type_hints(cls.__init__, include_extras=True)
+    names = [n for n, p in parameters.items() if n != _PRINCIPLE and p.kind not in _COLLECTING]
+    try:
+        hints = get_type_hints(cls.__init__, include_extras=True)
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: the type hints of {cls.__name__}.__init__ cannot be read: {_said(error)}"
+        ) from error
     checked = {}
     for name, value in options.items():
         if name not in names and (not takes_any or name == _PRINCIPLE):
@@ -103,6 +157,9 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
         first = error.errors()[0]
         at = "".join(f".{part}" for part in first["loc"])
         raise ConfigError(f"{key}{at}: {first['msg']}, got {first['input']!r}") from None
+    except PydanticUserError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{key}: the type hint {hint!r} cannot be checked: {reason}") from error
 
 
 def _import(module_name: str, key: str, path: str) -> ModuleType:
@@ -116,10 +173,8 @@ def _import(module_name: str, key: str, path: str) -> ModuleType:
             ) from error
         hint = _nearest(module_name, _known_modules())
         raise ConfigError(f"{key}: no module {module_name!r}{hint}") from None
-    except Exception as error:
-        raise ConfigError(
-            f"{key}: importing {module_name!r} fails with {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{key}: importing {module_name!r} fails with {_said(error)}") from error
 
 
 def _require_port(cls: Any, key: str, path: str) -> None:
@@ -132,6 +187,8 @@ def _require_port(cls: Any, key: str, path: str) -> None:
             f"{key}: {path!r} is not a verifier: it lacks async start, score, close or the "
             f"properties name, version (missing: {', '.join(lacking)})"
         )
+    if abstract := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ConfigError(f"{key}: {path!r} does not define {', '.join(abstract)}")
 
 
 def _known_modules() -> list[str]:

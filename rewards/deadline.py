@@ -8,11 +8,19 @@ leads to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
-from safeladder.errors import VerifierUnavailableError
+from safeladder.errors import SafeladderError, VerifierUnavailableError
 from safeladder.ports import Verifier
 from safeladder.records import InvalidCause, ScoreRequest, Verdict, VerdictStatus
+
+log = logging.getLogger(__name__)
+
+CLOSE_DEADLINE_S = 10.0
+
+T = TypeVar("T")
 
 
 async def score_with_deadline(
@@ -67,7 +75,42 @@ async def score_with_deadline(
 
 
 async def _ask(verifier: Verifier, requests: Sequence[ScoreRequest]) -> list[Verdict]:
-    return await verifier.score(requests)
+    return await _staying(verifier.score(requests))
+
+
+async def _staying(work: Coroutine[Any, Any, T]) -> T:
+    """``work``, in which ``sys.exit`` is an error like others: else it would end the event loop."""
+    try:
+        return await work
+    except SystemExit as error:
+        raise RuntimeError(f"SystemExit: {error}") from error
+
+
+async def start_with_deadline(verifier: Verifier, timeout_s: float, *, principle: str) -> None:
+    """Get a verifier ready, or raise one sentence that names the principle and the fault:
+    ``VerifierUnavailableError``, or the ``SafeladderError`` that it raised itself."""
+    where = f"principles.{principle}.verifier"
+    try:
+        await asyncio.wait_for(_staying(verifier.start()), timeout_s)
+    except SafeladderError:
+        raise
+    except TimeoutError:
+        raise VerifierUnavailableError(f"{where} did not start within {timeout_s:g} s") from None
+    except Exception as error:
+        raise VerifierUnavailableError(
+            f"{where} does not start: {type(error).__name__}: {error}"
+        ) from error
+
+
+async def close_with_deadline(verifier: Verifier, *, principle: str) -> None:
+    """Let go of a verifier, whatever it says to that: its verdicts are in."""
+    try:
+        await asyncio.wait_for(_staying(verifier.close()), CLOSE_DEADLINE_S)
+    except Exception as error:  # noqa: BLE001 - the decision: it is only logged
+        log.warning(
+            "principles.%s.verifier: close() fails with %s: %s",
+            *(principle, type(error).__name__, error),
+        )
 
 
 def _failure(task: asyncio.Future[list[Verdict]]) -> BaseException | None:

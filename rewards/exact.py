@@ -90,6 +90,8 @@ class ExactAnswer(RuleVerifier):
     further references.
     """
 
+    is_quick = True
+
     def __init__(
         self,
         *,

@@ -44,6 +44,8 @@ class ThinkFormat(RuleVerifier):
     ``opened_by_prompt``: the chat template already writes ``<think>``, so responses begin inside.
     """
 
+    is_quick = True
+
     def __init__(self, *, principle: str, opened_by_prompt: bool = False) -> None:
         super().__init__(principle, {"opened_by_prompt": opened_by_prompt})
         self._opened_by_prompt = opened_by_prompt
@@ -56,6 +58,8 @@ class ThinkFormat(RuleVerifier):
 
 class StopWithinLimit(RuleVerifier):
     """1 if the model ended by itself with a visible answer, within ``max_tokens`` if given."""
+
+    is_quick = True
 
     def __init__(self, *, principle: str, max_tokens: int | None = None) -> None:
         if max_tokens is not None and max_tokens < 1:

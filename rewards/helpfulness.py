@@ -35,6 +35,8 @@ class Normal(RuleVerifier):
 
     code_version = "2"
 
+    is_quick = True
+
     def __init__(
         self,
         *,

@@ -37,6 +37,8 @@ class LanguageConsistency(RuleVerifier):
     letters (formulas, numbers) agree with every language.
     """
 
+    is_quick = True
+
     def __init__(
         self,
         *,

@@ -67,6 +67,12 @@ class Quorum:
         parts = [[member.name, member.version] for member in self._members]
         return verifier_version("1", {"members": parts, "rule": rule})
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether too few members are left to agree."""
+        living = [one for one in self._members if not getattr(one, "is_dead", False)]
+        return len(living) < self._need
+
     async def start(self) -> None:
         """Start all members. Raises what the first one raises."""
         await asyncio.gather(*(member.start() for member in self._members))

@@ -69,6 +69,8 @@ class SafetyRules(RuleVerifier):
     ``max_unexplained``: largest share of words outside refusals, explanations and offers.
     """
 
+    is_quick = True
+
     def __init__(
         self,
         *,

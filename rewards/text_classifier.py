@@ -103,6 +103,8 @@ class TextClassifier(RuleVerifier):
     A text without any word seen in training is INVALID(abstain).
     """
 
+    is_quick = True
+
     def __init__(
         self,
         *,

@@ -41,6 +41,8 @@ class VisualFocus(RuleVerifier):
     format. Samples without an image are NOT_APPLICABLE.
     """
 
+    is_quick = True
+
     def __init__(self, *, principle: str, min_words: int = 2) -> None:
         if min_words < 1:
             raise ValueError(f"min_words must be at least 1, got {min_words}")

@@ -164,13 +164,20 @@ def judged() -> Config:
 
 
 class Replies:
-    """A completer that always says the same."""
+    """A completer that always says the same, and finds it likeliest too."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     async def complete(self, messages: list[list[Message]], max_tokens: int) -> list[str]:
         return ["Safe with refusal"] * len(messages)
+
+    async def label_logprobs(
+        self, conversations: list[list[Message]], labels: list[str]
+    ) -> list[list[float]]:
+        return [[-1.0 if label == "Safe with refusal" else -9.0 for label in labels]] * len(
+            conversations
+        )
 
     async def close(self) -> None:
         return None

@@ -15,28 +15,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.adapters.isolation import descendants
 from rewards.adapters.sandbox import SandboxOptions, choose_mode
 from rewards.adapters.verl import VerlReward
 from safeladder.records import Message, ScoreRequest, Verdict, VerdictStatus
+from tests.abuse.outcome import Outcome
 from tests.abuse.sandbox_attacks import ATTACKS
 
 FUNCTION = "tests.abuse.sandbox_attacks:compute_score"
 HONEST_SCORE = 0.25
 CANARY = "alive"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one attack tried and what came of it."""
-
-    name: str
-    tried: str
-    result: str
-    is_contained: bool
 
 
 def options(mode: str = "auto", timeout_s: float = 2.0) -> SandboxOptions:
@@ -104,9 +94,8 @@ class Surroundings:
 
 
 async def _try(verifier: VerlReward, name: str, mode: str, outside: Surroundings) -> Outcome:
-    tried = ATTACKS[name].tries
     if ATTACKS[name].is_hostile and mode == "limits":
-        return Outcome(name, tried, "not tried: this machine grants no namespaces", False)
+        return Outcome(name, 1, 0, "not tried: this machine grants no namespaces")
     (verdict,) = await verifier.score([_request(name, outside)])
     left = _left_over(verifier)
     (honest,) = await verifier.score([_request("honest", outside)])
@@ -115,7 +104,7 @@ async def _try(verifier: VerlReward, name: str, mode: str, outside: Surroundings
         breach = f"the next call got {honest.score} ({honest.evidence})"
     told = verdict.cause.value if verdict.cause else f"its own score {verdict.score}"
     result = f"BREACH: {breach}" if breach else f"{told}: {verdict.evidence}"
-    return Outcome(name, tried, result, breach is None)
+    return Outcome(name, 1, int(breach is None), result)
 
 
 def _request(what: str, outside: Surroundings) -> ScoreRequest:
@@ -172,7 +161,7 @@ def main() -> int:
     outcomes = run(set(sys.argv[1:]) or None)
     for o in outcomes:
         mark = "contained" if o.is_contained else "BREACH"
-        sys.stdout.write(f"{mark:10} {o.name:28} {o.tried:60} {o.result}\n")
+        sys.stdout.write(f"{mark:10} {o.kind:28} {ATTACKS[o.kind].tries:60} {o.told}\n")
     return sum(not o.is_contained for o in outcomes)
 
 

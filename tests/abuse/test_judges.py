@@ -11,7 +11,7 @@ from tests.abuse.judges import ask, run
 def test_every_attack_on_judges_is_contained() -> None:
     outcomes = run()
     assert sum(outcome.tried for outcome in outcomes) >= 100
-    assert [o for o in outcomes if o.refused != o.tried] == []
+    assert [o for o in outcomes if not o.is_contained] == []
 
 
 def test_an_honest_reply_is_still_read() -> None:

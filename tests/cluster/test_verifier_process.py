@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.service_process import announce, withdraw
 from cluster.verifier_client import GrpcVerifier
 from cluster.verifier_service import run_service
 from safeladder.config import Config, TlsConfig
@@ -84,8 +85,10 @@ def test_it_serves_without_a_heavy_library_and_ends_at_sigterm(tmp_path: Path) -
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=20)
         assert process.returncode == 0
-        assert printed.strip() == "[]", "heavy libraries in the service"
-        assert [file.name for file in tmp_path.iterdir()] == ["address"]
+        told, heavy = printed.splitlines()
+        assert told == f"serving safety on {address}"
+        assert heavy == "[]", "heavy libraries in the service"
+        assert list(tmp_path.iterdir()) == [], "its address is gone with it"
     finally:
         process.kill()
         process.wait(10)
@@ -175,6 +178,75 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(tmp_path: Path)
         run_service(config, None, "127.0.0.1:0")
     with pytest.raises(ConfigError, match=r"token file .* cannot be read"):
         run_service(config, ["safety"], "127.0.0.1:0")
+
+
+@pytest.mark.parametrize(
+    ("bind", "kind"),
+    [
+        ("a" * 300 + ":0", ConfigError),
+        ("127.0.0.1:٣", ConfigError),
+        ("127.0.0.1:" + "9" * 5000, ConfigError),
+        (f"{'a' * 70}.example:0", EnvironmentUnfitError),
+    ],
+)
+def test_an_odd_address_is_one_sentence(bind: str, kind: type[Exception]) -> None:
+    fake = {"verifier": "tests.cluster.verifier_fakes:LengthVerifier"}
+    service = {"spawn": True, "insecure": True}
+    with pytest.raises(kind, match="--bind"):
+        run_service(make_config(format={**fake, "service": service}), None, bind)
+
+
+@pytest.mark.parametrize("place", ["nowhere/address", "folder", "x" * 300, "nul\0"])
+def test_a_ready_file_that_cannot_be_written_is_refused_before_the_start(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    config = make_config(format={"verifier": "tests.cluster.verifier_fakes:LengthVerifier"})
+    with pytest.raises(ConfigError, match="--ready-file"):
+        run_service(config, None, "127.0.0.1:0", ready_file=tmp_path / place)
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_ready_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "ready").mkdir()
+    with pytest.raises(ConfigError, match="--ready-file"):
+        announce("127.0.0.1:1", tmp_path / "ready")
+    assert [file.name for file in tmp_path.iterdir()] == ["ready"]
+
+
+def test_a_ready_file_of_another_service_is_left_alone(tmp_path: Path) -> None:
+    announce("127.0.0.1:1", tmp_path / "ready")
+    withdraw("127.0.0.1:2", tmp_path / "ready")
+    assert (tmp_path / "ready").read_text() == "127.0.0.1:1"
+
+
+def test_overlays_and_overrides_count_as_for_the_other_verbs(tmp_path: Path) -> None:
+    config = make_config(format={"verifier": "rewards.format:StopWithinLimit"})
+    base = tmp_path / "base.yaml"
+    base.write_text(config.model_dump_json(exclude_defaults=True))
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("principles: {format: {options: {max_tokens: 3}}}")
+    command = [sys.executable, "-m", "cluster", "serve-verifier", str(base), str(overlay)]
+    command += ["principles.format.options.max_tokens=5"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        assert told.startswith("serving format on 127.0.0.1:")
+
+        async def ask() -> list[str | None]:
+            client = GrpcVerifier("format", told.split()[-1], 20)
+            await client.start()
+            verdicts = await client.score([make_request(n, num_tokens=n) for n in (5, 6)])
+            await client.close()
+            return [verdict.label for verdict in verdicts]
+
+        assert asyncio.run(ask()) == ["stopped", "too long"]
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
 
 
 def test_a_taken_port_ends_the_process_with_the_right_error() -> None:

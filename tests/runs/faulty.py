@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Literal
 
-from rewards.judging import Judgment, SampleVerifier
+from rewards.judging import Judgment, RuleVerifier, SampleVerifier
 from safeladder.records import ScoreRequest
 
 
@@ -38,3 +39,16 @@ class Faulty(SampleVerifier):
         if is_struck and self._fault == "out_of_range":
             return Judgment(7.5)
         return Judgment(float(index % 3 == 0))
+
+
+class Stuck(RuleVerifier):
+    """Scores 1, but never returns from an answer with ``word`` in it: no event loop can tell."""
+
+    def __init__(self, *, principle: str, word: str) -> None:
+        super().__init__(principle, {"word": word})
+        self._word = word
+
+    def judge(self, request: ScoreRequest) -> Judgment:
+        while self._word in request.answer:
+            time.sleep(3600)
+        return Judgment(1.0)

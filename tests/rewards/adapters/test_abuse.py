@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from rewards.adapters.sandbox import has_namespaces
-from tests.abuse.sandbox import Outcome, run
+from tests.abuse.outcome import Outcome
+from tests.abuse.sandbox import run
 from tests.abuse.sandbox_attacks import ATTACKS
 
 WAIT_FOR_THE_DEADLINE = {
@@ -36,7 +37,7 @@ def test_attacks_that_end_by_themselves_are_contained() -> None:
 @needs_namespaces
 def test_all_attacks_are_contained() -> None:
     outcomes = run(mode="namespaces")
-    assert [outcome.name for outcome in outcomes] == list(ATTACKS)
+    assert [outcome.kind for outcome in outcomes] == list(ATTACKS)
     assert breaches(outcomes) == []
 
 
@@ -56,7 +57,7 @@ def test_limits_alone_hold_what_is_slow_greedy_or_broken() -> None:
 def test_the_runner_sees_an_attack_that_gets_through() -> None:
     (outcome,) = run({"overwrite_files"}, mode="limits")
     assert not outcome.is_contained
-    assert "a file outside was changed" in outcome.result
+    assert "a file outside was changed" in outcome.told
     (outcome,) = run({"kill_everything"}, mode="limits")
     assert not outcome.is_contained, "a hostile attack is not tried where it would do harm"
-    assert outcome.result.startswith("not tried")
+    assert outcome.told.startswith("not tried")
