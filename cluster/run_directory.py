@@ -85,13 +85,25 @@ class RunDirectory:
     def create(cls, config: Config) -> RunDirectory:
         """Make the folder and write what identifies the run.
 
-        Raises ``RunExistsError`` if it is there, ``EnvironmentUnfitError`` if it cannot be written.
+        Making the folder decides between drivers that start at once: only the one that made it
+        writes into it, or takes it away again. Raises ``RunExistsError`` if it is there,
+        ``EnvironmentUnfitError`` if it cannot be written.
         """
         cls.require_absent(config)
         run = cls(config.run.directory)
         try:
+            run.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unfit(run.path, error) from None
+        try:
+            run.path.mkdir()
+        except FileExistsError:
+            raise _exists(run.path) from None
+        except OSError as error:
+            raise _unfit(run.path, error) from None
+        try:
             for folder in (run.batches, run.checkpoints, run.wandb):
-                folder.mkdir(parents=True)
+                folder.mkdir()
             run.config_file.write_text(resolved_yaml(config), encoding="utf-8")
             (run.path / "config.sha256").write_text(config_hash(config) + "\n", encoding="utf-8")
             write_json(run.path / "host.json", host_facts())
@@ -106,10 +118,7 @@ class RunDirectory:
         """Raise ``RunExistsError`` if the folder is there."""
         path = config.run.directory
         if path.exists():
-            raise RunExistsError(
-                f"{path} already exists: choose another run.name, or go on with it by "
-                f"`safeladder resume {path}`"
-            )
+            raise _exists(path)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -279,6 +288,13 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _exists(path: Path) -> RunExistsError:
+    return RunExistsError(
+        f"{path} already exists: choose another run.name, or go on with it by "
+        f"`safeladder resume {path}`"
+    )
 
 
 def _unfit(path: Path, error: OSError) -> EnvironmentUnfitError:

@@ -56,6 +56,18 @@ def test_an_existing_run_is_never_touched_and_both_ways_out_are_named(config: Co
     assert {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == before
 
 
+def test_of_two_drivers_that_start_at_once_the_second_leaves_the_first_alone(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = RunDirectory.create(config)
+    before = {p.name: p.read_bytes() for p in first.path.iterdir() if p.is_file()}
+    monkeypatch.setattr(RunDirectory, "require_absent", lambda _: None)  # looked before the first
+    with pytest.raises(RunExistsError, match=r"runs/demo already exists"):
+        RunDirectory.create(config)
+    assert {p.name: p.read_bytes() for p in first.path.iterdir() if p.is_file()} == before
+    assert first.checkpoints.is_dir()
+
+
 def test_a_root_that_is_no_folder_is_an_unfit_environment(config: Config) -> None:
     config.run.root.write_text("a file")
     with pytest.raises(EnvironmentUnfitError, match="run directory cannot be written") as caught:
