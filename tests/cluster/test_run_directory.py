@@ -75,6 +75,14 @@ def test_a_root_that_is_no_folder_is_an_unfit_environment(config: Config) -> Non
     assert caught.value.exit_code == 3
 
 
+def test_whether_a_run_can_be_made_is_known_beforehand(config: Config, tmp_path: Path) -> None:
+    config.run.root.write_text("a file")
+    with pytest.raises(EnvironmentUnfitError, match=r"runs is no folder; set run\.root"):
+        require_free_disk(config.run.directory, 1)
+    with pytest.raises(EnvironmentUnfitError, match=r"null byte; set run\.root"):
+        require_free_disk(tmp_path / "a\0b" / "demo", 1)
+
+
 def test_a_full_disk_is_named_and_leaves_no_half_made_run(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
