@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+from pathlib import Path
 
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.ext import Extension
@@ -12,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from cluster.model_folder import ModelFolder
 from safeladder.config import Config
 from safeladder.errors import ConfigError, EnvironmentUnfitError
+from safeladder.paths import is_file
 
 
 def check_model(config: Config, model: ModelFolder) -> None:
@@ -24,6 +27,8 @@ def check_model(config: Config, model: ModelFolder) -> None:
 
 def check_architecture(model: ModelFolder) -> None:
     """Refuse an architecture that the model library does not know: no code comes from a folder."""
+    if _has_a_folder(model.model_type or ""):
+        return
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     if model.model_type not in CONFIG_MAPPING_NAMES:
@@ -33,6 +38,16 @@ def check_architecture(model: ModelFolder) -> None:
             f"model {model.path}: the model_type in config.json, {model.model_type!r}, is none "
             f"that the installed transformers knows; {hint}"
         )
+
+
+def _has_a_folder(model_type: str) -> bool:
+    """Whether transformers keeps a module of that name: it is slow to import, and most do."""
+    library = importlib.util.find_spec("transformers")
+    folder = model_type.replace("-", "_")
+    places = (library.submodule_search_locations if library else None) or ()
+    return folder.isidentifier() and any(
+        is_file(Path(place, "models", folder, "__init__.py")) for place in places
+    )
 
 
 def check_layers(config: Config, model: ModelFolder) -> None:
