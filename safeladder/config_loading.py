@@ -207,7 +207,8 @@ def _parse(text: str, source: str) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{source}:{line}: {error.problem or 'is not YAML'}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}:1: is not YAML ({error})") from None
+        told = " ".join(str(error).split())
+        raise ConfigError(f"{source}:1: is not YAML ({told})") from None
 
 
 def _overlay(overrides: Sequence[str]) -> Tree:

@@ -305,3 +305,9 @@ def test_secrets_inside_lists_are_masked(tmp_path: Path) -> None:
     assert "sk-" not in str(shown)
     assert shown["ends"] == [{"token": "***", "url": "u"}]
     assert shown["max_tokens"] == 5
+
+
+def test_a_character_that_yaml_has_no_place_for_is_one_sentence(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "run: {name: a\0b}")
+    assert "1.yaml:1: is not YAML (unacceptable character #x0000" in said
+    assert "\n" not in said
