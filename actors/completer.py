@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.label_logprobs import LabelReader
+from actors.local_model import LOCAL, require_folder
 from actors.rendering import PromptRenderer
 from safeladder.records import Message
 
@@ -89,8 +90,9 @@ class TransformersCompleter:
     def _load(self) -> PromptRenderer:
         if self._renderer is None:
             torch.set_num_threads(self._threads)
+            require_folder(self._path)
             self._model = AutoModelForCausalLM.from_pretrained(
-                self._path, dtype=getattr(torch, self._dtype)
+                self._path, dtype=getattr(torch, self._dtype), **LOCAL
             ).eval()
             self._reader = LabelReader(self._model)
             self._renderer = PromptRenderer(self._path)

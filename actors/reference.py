@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from actors.local_model import LOCAL, require_folder
 from safeladder.errors import EnvironmentUnfitError
 from safeladder.ports import PayloadStore, TokenScorer
 from safeladder.records import Floats, GroupKey, RolloutGroup, Tokens
@@ -117,8 +118,9 @@ class TransformersScorer:
     @torch.inference_mode()
     def _load(self) -> None:
         torch.set_num_threads(self._threads)
+        require_folder(self._model_path)
         model = AutoModelForCausalLM.from_pretrained(
-            self._model_path, dtype=getattr(torch, self._dtype)
+            self._model_path, dtype=getattr(torch, self._dtype), **LOCAL
         ).eval()
         ids = torch.tensor([[0, 1]])
         hidden = model.base_model(input_ids=ids).last_hidden_state

@@ -27,7 +27,7 @@ class PromptRenderer:
     def __init__(
         self, model_path: Path, system_prompt: str | None = None, chat_template: str | None = None
     ) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(model_path)
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
         self._system_prompt = system_prompt
         self._chat_template = chat_template
         if chat_template is None and self._tokenizer.chat_template is None:
@@ -95,7 +95,8 @@ class PromptRenderer:
     def _read_stop_ids(self, model_path: Path) -> tuple[int, ...]:
         found: set[int] = set()
         if (model_path / "generation_config.json").exists():
-            eos = GenerationConfig.from_pretrained(model_path).eos_token_id
+            generation = GenerationConfig.from_pretrained(model_path, local_files_only=True)
+            eos = generation.eos_token_id
             found |= set(eos) if isinstance(eos, list) else {eos} - {None}
         if self._tokenizer.eos_token_id is not None:
             found.add(self._tokenizer.eos_token_id)

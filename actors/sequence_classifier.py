@@ -16,6 +16,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from actors.local_model import LOCAL, require_folder
 from rewards.completers import Batches
 from rewards.judging import Judgment, SampleVerifier, UnjudgedError
 from rewards.label_scores import judge_by_logprobs
@@ -116,9 +117,10 @@ class SequenceClassifier(SampleVerifier):
 
     def _load(self) -> None:
         torch.set_num_threads(self._threads)
-        self._tokenizer = AutoTokenizer.from_pretrained(self._path)
+        require_folder(self._path)
+        self._tokenizer = AutoTokenizer.from_pretrained(self._path, local_files_only=True)
         model = AutoModelForSequenceClassification.from_pretrained(
-            self._path, dtype=getattr(torch, self._dtype)
+            self._path, dtype=getattr(torch, self._dtype), **LOCAL
         ).eval()
         known = set(model.config.id2label.values())
         if known != set(self._scores):

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from actors.local_model import LOCAL, require_folder
 from actors.rendering import PromptRenderer
 from safeladder.config import ModelConfig, RolloutConfig
 from safeladder.ports import RawTensors
@@ -142,9 +143,10 @@ class TransformersEngine:
 
     def _load_base(self) -> None:
         torch.set_num_threads(self._threads)
+        require_folder(self._config.path)
         self._renderer = PromptRenderer.from_config(self._config)
         self._model = AutoModelForCausalLM.from_pretrained(
-            self._config.path, dtype=getattr(torch, self._config.dtype)
+            self._config.path, dtype=getattr(torch, self._config.dtype), **LOCAL
         ).eval()
 
     def _new_sample(self, sampling: Sampling, index: int) -> _Sample:

@@ -1,7 +1,7 @@
 """Everything that can be known to be wrong before anything is started.
 
-``preflight`` is run by ``safeladder check`` and before every run: model, dtype, data, verifiers,
-addresses, disk. It starts no actor and loads no model. Each problem is one ``SafeladderError`` that
+``preflight`` is run by ``safeladder check`` and before every run: model, machine, data, verifiers,
+addresses. It starts no actor and loads no model. Each problem is one ``SafeladderError`` that
 names the thing and the way out. Whether the run directory is free is ``run_directory``'s business.
 """
 
@@ -10,22 +10,21 @@ from __future__ import annotations
 import asyncio
 import difflib
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 
-from cluster.model_folder import ModelFolder, read_model_folder
+from cluster.data_checks import check_data
+from cluster.host_checks import check_host
+from cluster.model_checks import check_model
+from cluster.model_folder import read_model_folder
 from cluster.placement import job_address
 from cluster.roles import local_or_remote
-from cluster.run_directory import require_free_disk
-from curricula.prompts import load_prompts, read_rows
 from learners.preconditions import require_trainable
 from rewards.deadline import close_with_deadline, score_with_deadline, start_with_deadline
-from safeladder.config import Config, PrincipleConfig
+from safeladder.config import Config, EvaluationConfig, PrincipleConfig
 from safeladder.errors import (
     ConfigError,
-    DataError,
     EnvironmentUnfitError,
     VerifierUnavailableError,
 )
@@ -36,11 +35,6 @@ REACH_DEADLINE_S = 10.0
 """Longest wait for a verifier service or a Ray cluster to answer at start."""
 SAMPLES = 3
 SAMPLE_RESPONSE = "This is a sample response."
-CPU_FLAGS = {
-    "bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
-    "float16": frozenset({"avx512_fp16", "amx_fp16", "asimdhp"}),
-}
-"""Processor flags that make a dtype usable without a GPU (x86 and Arm names)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +53,16 @@ def preflight(config: Config) -> None:
     ``VerifierUnavailableError``.
     """
     check_routes(config)
+    check_evaluation(config)
     model = read_model_folder(config.model.path)
-    check_layers(config, model)
-    check_dtype(config, processor_flags())
+    check_model(config, model)
     require_trainable(config)
     check_cluster(config)
-    check_gpus(config)
+    check_host(config, model)
     check_data(config)
     for principle, settings in config.principles.items():
         check_verifier(principle, settings)
     asyncio.run(check_services(config))
-    require_free_disk(config.run.directory, required_disk_bytes(config, model))
 
 
 def check_routes(config: Config) -> None:
@@ -89,14 +82,18 @@ def check_routes(config: Config) -> None:
             raise ConfigError(f"principles.{principle} is in no route, so it does nothing; {hint}")
 
 
-def check_layers(config: Config, model: ModelFolder) -> None:
-    """Refuse to train more layers than the model has. Raises ``ConfigError``."""
-    wanted, there = config.learner.train_last_layers, len(model.parameters_by_layer)
-    if wanted is not None and 0 < there < wanted:
-        raise ConfigError(
-            f"learner.train_last_layers {wanted}: the model has {there} layers; give at most that, "
-            "or null to train everything"
-        )
+def check_evaluation(config: Config) -> None:
+    """Refuse to measure by a principle that is none. A default may be none: a run without that
+    principle goes without its rate. Raises ``ConfigError``."""
+    if not config.data.held_out:
+        return
+    for key in ("safety_principle", "correctness_principle"):
+        name, default = getattr(config.evaluation, key), EvaluationConfig.model_fields[key].default
+        if name != default and name not in config.principles:
+            raise ConfigError(
+                f"evaluation.{key} names {name!r}, which is not in `principles` "
+                f"({', '.join(sorted(config.principles))})"
+            )
 
 
 def check_cluster(config: Config) -> None:
@@ -109,63 +106,19 @@ def check_cluster(config: Config) -> None:
         return
     key = "placement.address" if config.placement.address else "RAY_ADDRESS"
     host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal():
+    is_port = port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535
+    if not host or "/" in host or not is_port:
         raise ConfigError(
             f"{key} {address!r} is no host:port of a Ray head, such as 10.0.0.1:6379; correct it, "
             "or leave it out for a local Ray"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_DEADLINE_S).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, ValueError) as error:  # a host that no name can be is a ValueError
         raise EnvironmentUnfitError(
             f"{key}: no Ray cluster answers at {address} ({error}); start one, correct the "
             "address, or leave it out for a local Ray"
         ) from None
-
-
-def check_dtype(config: Config, flags: Collection[str]) -> None:
-    """Refuse a half-precision dtype for a role without GPU on a processor that lacks it."""
-    dtype = config.model.dtype
-    without_gpu = [name for name, gpus in _gpus(config).items() if gpus == 0]
-    if dtype in CPU_FLAGS and without_gpu and not CPU_FLAGS[dtype] & set(flags):
-        raise EnvironmentUnfitError(
-            f"model.dtype {dtype}: {', '.join(without_gpu)} would run on the processor, which has "
-            f"no {dtype} units; set model.dtype to float32, or give "
-            f"{' and '.join(f'{name}.num_gpus' for name in without_gpu)}"
-        )
-
-
-def check_gpus(config: Config) -> None:
-    """Refuse GPUs that this machine lacks. A run on a Ray cluster elsewhere is not judged here."""
-    wanting = [name for name, gpus in _gpus(config).items() if gpus > 0]
-    if not wanting or config.placement.address or job_address():
-        return
-    import torch
-
-    keys = " and ".join(f"{name}.num_gpus" for name in wanting)
-    if not torch.cuda.is_available():
-        raise EnvironmentUnfitError(
-            f"{keys}: this machine has no GPU that PyTorch can use; set it to 0, or set "
-            "placement.address to a cluster with GPUs"
-        )
-    if config.model.dtype == "bfloat16" and not torch.cuda.is_bf16_supported(False):
-        raise EnvironmentUnfitError(
-            f"model.dtype bfloat16: {torch.cuda.get_device_name()} has no bfloat16 units; set "
-            "model.dtype to float16 or float32"
-        )
-
-
-def check_data(config: Config) -> list[Prompt]:
-    """Read every data file; returns the training prompts, at least one."""
-    if not config.data.train:
-        raise ConfigError("data.train names no file; list the prompt files to train on")
-    prompts = load_prompts(config.data.train, config.routes, config.model.system_prompt)
-    load_prompts(config.data.held_out, config.routes, config.model.system_prompt)
-    for path in config.sft.data if config.sft else ():
-        for place, row in read_rows(path):
-            if row.get("prompt") is None or not isinstance(row.get("response"), str):
-                raise DataError(f"{place}: column prompt or response is missing; give both as text")
-    return prompts
 
 
 def check_verifier(principle: str, settings: PrincipleConfig) -> None:
@@ -208,35 +161,6 @@ async def score_samples(
                 f"{verdict.evidence or 'no reason given'}"
             )
     return scored
-
-
-def required_disk_bytes(config: Config, model: ModelFolder) -> int:
-    """Space of all checkpoints kept and of the one being written: weights in the model's dtype,
-    and 12 bytes (float32 master and the two Adam moments) for each trained parameter."""
-    trained = model.num_trainable(config.learner.train_last_layers)
-    width = 4 if config.model.dtype == "float32" else 2
-    return (config.checkpoint.keep + 1) * (width * model.num_parameters + 12 * trained)
-
-
-def processor_flags() -> frozenset[str]:
-    """Feature flags of the first core; empty where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
-
-
-def _gpus(config: Config) -> dict[str, float]:
-    """Section → GPUs of each of its actors, for the roles that hold the model."""
-    sections = {"rollout": config.rollout.num_gpus, "learner": config.learner.num_gpus}
-    if config.reference.enabled:
-        sections["reference"] = config.reference.num_gpus
-    return sections
 
 
 def _in_process(settings: PrincipleConfig) -> PrincipleConfig:

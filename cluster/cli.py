@@ -12,8 +12,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -57,8 +56,9 @@ def train(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
     def run() -> int:
         resolved = _load(arguments, config)
         from cluster.placement import prepare_ray
+        from cluster.run_directory import recorded
 
-        with _recorded(resolved.run.directory, take_over=False):
+        with recorded(resolved.run.directory, take_over=False):
             prepare_ray(resolved)
             from cluster.driver import train as train_run
 
@@ -76,10 +76,10 @@ def resume(
 
     def run() -> int:
         from cluster.placement import prepare_ray
-        from cluster.run_directory import RunDirectory
+        from cluster.run_directory import RunDirectory, recorded
 
         directory = RunDirectory.open(run_dir)
-        with _recorded(directory.path, take_over=True):
+        with recorded(directory.path, take_over=True):
             prepare_ray(directory.config())
             from cluster.driver import resume as resume_run
 
@@ -96,7 +96,8 @@ def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
     def run() -> int:
         import asyncio
 
-        from cluster.checks import check_data, preflight, score_samples
+        from cluster.checks import preflight, score_samples
+        from cluster.data_checks import check_data
         from cluster.model_folder import read_model_folder
         from cluster.resource_plan import resource_plan
         from safeladder.config_loading import config_hash, resolved_yaml
@@ -248,13 +249,13 @@ def serve_verifier(
 
 def _load(arguments: Sequence[str] | None, overlays: Sequence[Path] | None) -> Config:
     """Positional files come first, then ``--config`` files, then all overrides."""
-    from safeladder.config_loading import load_config
+    from safeladder.config_loading import files_and_overrides, load_config
 
-    words = arguments or ()
-    paths = [Path(word) for word in words if "=" not in word] + list(overlays or ())
+    files, overrides = files_and_overrides(arguments or ())
+    paths = [*files, *(overlays or ())]
     if not paths:
         raise ConfigError("no config file was given: add one, for example configs/demo.yaml")
-    return load_config(paths, [word for word in words if "=" in word])
+    return load_config(paths, overrides)
 
 
 def _run(run: Callable[[], int], debug: bool) -> NoReturn:
@@ -267,24 +268,6 @@ def _run(run: Callable[[], int], debug: bool) -> NoReturn:
         typer.echo(f"safeladder: {error}", err=True)
         code = error.exit_code
     raise typer.Exit(code)
-
-
-@contextmanager
-def _recorded(run_dir: Path, *, take_over: bool) -> Iterator[None]:
-    """Whatever ends the body early goes into ``status.json``, if there is a run and it is ours."""
-    from cluster.run_directory import FULL, RunDirectory, disk_is_full
-
-    try:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise disk_is_full(run_dir, error) from error
-    except BaseException as error:
-        if (run := RunDirectory(run_dir)).config_file.is_file():
-            run.record_failure(error, take_over=take_over)
-        raise
 
 
 def _show(scored: dict[str, list[SampleVerdict]], plan: list[RolePlan]) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from cluster.run_directory import RunDirectory
+from safeladder.paths import PathError, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -22,22 +24,36 @@ def read_history(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
     """Kind → rows of ``metrics.jsonl`` in order of their axis; alerts in order of time.
 
     A step that was repeated after a resume counts once, the last time. Lines that a killed writer
-    left half written are passed over.
+    left half written are passed over, as are rows without their axis.
     """
     history: dict[str, dict[Any, dict[str, Any]]] = {}
     for number, row in enumerate(read_lines(RunDirectory(run_dir).metrics)):
         kind = str(row.get("kind"))
-        history.setdefault(kind, {})[row.get(AXES.get(kind, ""), number)] = row
+        place = row.get(AXES[kind]) if kind in AXES else number
+        if isinstance(place, int | float) and math.isfinite(place):
+            history.setdefault(kind, {})[place] = row
+        else:
+            log.warning("passing over a row of %s without a number as %s", kind, AXES[kind])
     return {kind: [rows[key] for key in sorted(rows)] for kind, rows in history.items()}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON objects of a file of lines; none if it is not there."""
+    """JSON objects of a file of lines, whatever else stands in it; none if it is not there."""
     rows = []
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    try:
+        lines = read_bytes(path).split(b"\n")
+    except FileNotFoundError:
+        return []
+    except PathError as error:
+        log.warning("%s: passed over, since it cannot be read: %s", path, error)
+        return []
     for line in filter(None, lines):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
             log.warning("%s: passing over a half-written line", path)
     return rows

@@ -9,11 +9,13 @@ import json
 import math
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safeladder.errors import EnvironmentUnfitError
+from safeladder.paths import PathError, kind_of, read_bytes
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 LAYER = re.compile(r"\.layers\.(\d+)\.")
@@ -29,6 +31,10 @@ class ModelFolder:
     num_parameters: int
     parameters_by_layer: tuple[int, ...]
     """Parameters of each decoder layer, first to last."""
+    model_type: str | None = None
+    """Name of the architecture."""
+    max_positions: int | None = None
+    """Longest sequence; None if the model does not say, or stretches its positions."""
 
     def num_trainable(self, last_layers: int | None) -> int:
         """Parameters of the last k decoder layers, or of the whole model for None."""
@@ -42,11 +48,20 @@ def read_model_folder(path: Path) -> ModelFolder:
 
     Raises ``EnvironmentUnfitError`` that names the file and the way out.
     """
-    if not path.is_dir():
+    try:
+        return _read_folder(path)
+    except (OSError, PathError) as error:
+        raise _unfit(
+            path, f"cannot be read ({error}); correct model.path or the permissions"
+        ) from None
+
+
+def _read_folder(path: Path) -> ModelFolder:
+    if kind_of(path) != "folder":
         raise _unfit(
             path, "there is no such folder; set model.path to a model in Hugging Face layout"
         )
-    _read_json(path, "config.json")
+    config = _read_json(path, "config.json")
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         raise _unfit(path, f"holds no tokenizer ({', '.join(TOKENIZER_FILES)}); save it beside it")
     total, layers = 0, dict[int, int]()
@@ -56,13 +71,36 @@ def read_model_folder(path: Path) -> ModelFolder:
             if match := LAYER.search(name):
                 layer = int(match[1])
                 layers[layer] = layers.get(layer, 0) + math.prod(shape)
-    return ModelFolder(path, total, tuple(layers[i] for i in sorted(layers)))
+    if total == 0:
+        raise _unfit(path, "the weight files hold no tensor; copy the model again")
+    by_layer = tuple(layers[i] for i in sorted(layers))
+    return ModelFolder(path, total, by_layer, _text(config.get("model_type")), _positions(config))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _positions(config: dict[str, Any]) -> int | None:
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, dict) else config
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = text.get(key)
+        if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) != "default":
+            return None
+    known = text.get("max_position_embeddings")
+    return known if type(known) is int and known > 0 else None
 
 
 def _shards(path: Path) -> list[Path]:
     if (path / "model.safetensors.index.json").is_file():
         index = _read_json(path, "model.safetensors.index.json")
-        names = sorted(set(index.get("weight_map", {}).values()))
+        weight_map = index.get("weight_map")
+        names = sorted(set(_names(weight_map))) if isinstance(weight_map, dict) else []
+        if not names:
+            raise _unfit(
+                path, "model.safetensors.index.json names no weight files; copy the model again"
+            )
     else:
         names = sorted(file.name for file in path.glob("*.safetensors"))
     if not names:
@@ -92,21 +130,32 @@ def _shapes(file: Path) -> dict[str, list[int]]:
         try:
             header = json.loads(stream.read(header_bytes))
             header.pop("__metadata__", None)
-            end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-            shapes = {name: tensor["shape"] for name, tensor in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            end = max((_size(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+            shapes = {name: list(map(_size, t["shape"])) for name, t in header.items()}
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise cut from None
     if file.stat().st_size != 8 + header_bytes + end:
         raise cut
     return shapes
 
 
+def _size(value: Any) -> int:
+    """A number of a header; raises ``ValueError`` for all else."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
+def _names(weight_map: dict[str, Any]) -> Iterator[str]:
+    return (name for name in weight_map.values() if isinstance(name, str) and name)
+
+
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
-        value = json.loads((path / name).read_text(encoding="utf-8"))
+        value = json.loads(read_bytes(path / name))
     except FileNotFoundError:
         raise _unfit(path, f"holds no {name}; set model.path to a model folder") from None
-    except (OSError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise _unfit(path, f"{name} cannot be read ({error}); copy the model again") from None
     if not isinstance(value, dict):
         raise _unfit(path, f"{name} is no JSON object; copy the model again")

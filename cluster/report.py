@@ -7,6 +7,7 @@ plots are inline SVG, texts of prompts and answers are escaped, and can be left 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +20,10 @@ from cluster.history import AXES, read_history, read_lines
 from cluster.line_plot import Points, line_plot
 from cluster.run_directory import RunDirectory, write_json
 from safeladder.config_loading import shareable, to_yaml
+from safeladder.errors import EnvironmentUnfitError
+from safeladder.paths import read_bytes
+
+log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
@@ -85,7 +90,7 @@ def print_summary(summary: Row, stream: TextIO) -> None:
 def write_report(run: RunDirectory, *, redact: bool = False) -> Path:
     """``report.html`` from whatever the run has written so far; returns its path."""
     history = read_history(run.path)
-    summary: Row = json.loads(run.summary.read_text("utf-8")) if run.summary.is_file() else {}
+    summary = _read_summary(run.summary)
     samples = read_lines(run.samples)[-MAX_SAMPLES:]
     name = escape(run.path.name)
     body = [
@@ -97,13 +102,28 @@ def write_report(run: RunDirectory, *, redact: bool = False) -> Path:
         _section("Sample completions, newest last", _samples(samples, redact)),
         _section("Configuration", f"<pre>{escape(_config_text(run))}</pre>"),
     ]
-    run.report.write_text(
+    page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Run {name}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n",
-        encoding="utf-8",
+        f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
     )
+    try:
+        run.report.write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise EnvironmentUnfitError(f"{run.report} cannot be written: {error.strerror}") from None
     return run.report
+
+
+def _read_summary(path: Path) -> Row:
+    """The summary; empty if there is none, or none that can be read."""
+    try:
+        summary = json.loads(read_bytes(path))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        log.warning("%s: passed over, since it cannot be read: %s", path, error)
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def _config_text(run: RunDirectory) -> str:
@@ -118,8 +138,17 @@ def _rates(summary: Row) -> dict[str, Row]:
     return {
         name: value
         for name, value in summary.items()
-        if isinstance(value, Mapping) and "before" in value and "after" in value
+        if isinstance(value, Mapping) and _is_rate(value)
     }
+
+
+def _is_rate(change: Row) -> bool:
+    """Whether a value of the summary has what a line of the table needs."""
+    interval = change.get("ci95")
+    if not isinstance(interval, list | tuple) or len(interval) != 2:
+        return False
+    shares = [change.get("before"), change.get("after"), change.get("after_sft", 0), *interval]
+    return all(isinstance(share, int | float) for share in shares)
 
 
 def _facts(summary: Row) -> dict[str, str]:
@@ -180,7 +209,11 @@ def _plots(rows: Sequence[Row]) -> str:
     plots = []
     for title, belongs in PLOTS:
         lines: dict[str, Points] = {
-            metric.partition("/")[2]: [(row[axis], row[metric]) for row in rows if metric in row]
+            metric.partition("/")[2]: [
+                (row[axis], row[metric])
+                for row in rows
+                if isinstance(row.get(metric), int | float | None) and metric in row
+            ]
             for metric in metrics
             if belongs(metric)
         }
@@ -201,10 +234,11 @@ def _samples(samples: Sequence[Row], redact: bool) -> str:
         prompt, response = (str(sample.get(name, "")) for name in ("prompt", "response"))
         if redact:
             prompt, response = (f"[{len(text)} characters]" for text in (prompt, response))
-        said = sample.get("verdicts", {})
-        verdicts = "\n".join(f"{principle}: {label}" for principle, label in said.items())
+        said = sample.get("verdicts")
+        pairs = said.items() if isinstance(said, dict) else ()
+        verdicts = "\n".join(f"{principle}: {label}" for principle, label in pairs)
         step, reward = sample.get("train/step", ""), sample.get("reward")
-        shown = "" if reward is None else f"{reward:.3f}"
+        shown = f"{reward:.3f}" if isinstance(reward, int | float) else ""
         rows.append((str(step), prompt, response, shown, verdicts))
     columns = ("step", "prompt", "answer", "reward", "verdicts")
     return _table(columns, rows) if rows else ""

@@ -22,7 +22,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +38,7 @@ from safeladder.errors import (
     RunExistsError,
     SafeladderError,
 )
+from safeladder.paths import PathError, is_file, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ PACKAGES = (
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What the system says when a disk takes no more."""
 
+_ELSEWHERE = "set run.root to another place"
 _UNFIT = {
     errno.ENOSPC: "the disk is full; free some space or set run.root to another disk",
     errno.EDQUOT: "the disk quota is spent; free some space or set run.root to another disk",
@@ -85,37 +88,54 @@ class RunDirectory:
     def create(cls, config: Config) -> RunDirectory:
         """Make the folder and write what identifies the run.
 
-        Raises ``RunExistsError`` if it is there, ``EnvironmentUnfitError`` if it cannot be written.
+        Making the folder decides between drivers that start at once: only the one that made it
+        writes into it, or takes it away again. Raises ``RunExistsError`` if it is there,
+        ``EnvironmentUnfitError`` if it cannot be written.
         """
         cls.require_absent(config)
         run = cls(config.run.directory)
         try:
+            run.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unfit(run.path, _why(error)) from None
+        try:
+            run.path.mkdir()
+        except FileExistsError:
+            raise _exists(run.path) from None
+        except OSError as error:
+            raise _unfit(run.path, _why(error)) from None
+        try:
             for folder in (run.batches, run.checkpoints, run.wandb):
-                folder.mkdir(parents=True)
+                folder.mkdir()
             run.config_file.write_text(resolved_yaml(config), encoding="utf-8")
             (run.path / "config.sha256").write_text(config_hash(config) + "\n", encoding="utf-8")
             write_json(run.path / "host.json", host_facts())
             run.write_status(Status(state="starting", pid=os.getpid()))
         except OSError as error:
             shutil.rmtree(run.path, ignore_errors=True)
-            raise _unfit(run.path, error) from None
+            raise _unfit(run.path, _why(error)) from None
         return run
 
     @staticmethod
     def require_absent(config: Config) -> None:
         """Raise ``RunExistsError`` if the folder is there."""
         path = config.run.directory
-        if path.exists():
-            raise RunExistsError(
-                f"{path} already exists: choose another run.name, or go on with it by "
-                f"`safeladder resume {path}`"
-            )
+        try:
+            kind = kind_of(path)
+        except PathError as error:
+            raise _unfit(path, f"{error}; {_ELSEWHERE}") from None
+        if kind is not None:
+            raise _exists(path)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """The folder of an earlier run. Raises ``NotResumableError`` if it holds none."""
         run = cls(path)
-        if not run.config_file.is_file():
+        try:
+            kind = kind_of(run.config_file)
+        except PathError as error:
+            raise NotResumableError(f"{path} cannot be opened ({error}); name a run") from None
+        if kind != "file":
             raise NotResumableError(
                 f"{path} holds no run: there is no {run.config_file.name} in it"
             )
@@ -176,6 +196,11 @@ class RunDirectory:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether a configuration is in it; never raises."""
+        return is_file(self.config_file)
+
     def config(self) -> Config:
         """The configuration that the run was started with."""
         return load_config([self.config_file])
@@ -217,6 +242,22 @@ class RunDirectory:
             log.warning("%s: status.json cannot be written: %s", self.path, full.strerror)
 
 
+@contextmanager
+def recorded(run_dir: Path, *, take_over: bool) -> Iterator[None]:
+    """Whatever ends the body early goes into ``status.json``, if there is a run and it is ours."""
+    try:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise disk_is_full(run_dir, error) from error
+    except BaseException as error:
+        if (run := RunDirectory(run_dir)).holds_a_run:
+            run.record_failure(error, take_over=take_over)
+        raise
+
+
 def disk_is_full(path: Path, error: OSError) -> EnvironmentUnfitError:
     """The sentence for an ``OSError`` whose number is in ``FULL``, raised while a run wrote."""
     return EnvironmentUnfitError(f"{path}: {_UNFIT[error.errno or errno.ENOSPC]}")
@@ -234,15 +275,31 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def require_free_disk(directory: Path, num_bytes: int) -> None:
-    """Raise ``EnvironmentUnfitError`` unless ``num_bytes`` are free where ``directory`` will be."""
-    there = next(p for p in (directory, *directory.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
+    """Raise ``EnvironmentUnfitError`` unless ``directory`` can be made, on a disk that has
+    ``num_bytes`` free."""
+    free = shutil.disk_usage(_nearest_folder(directory)).free
     if free < num_bytes:
         raise EnvironmentUnfitError(
             f"{directory}: {free / 2**30:.1f} GiB are free on this disk, but the run needs about "
             f"{num_bytes / 2**30:.1f} GiB for its checkpoints; free some space, set run.root to "
             "another disk, or lower checkpoint.keep"
         )
+
+
+def _nearest_folder(directory: Path) -> Path:
+    """The folder below which ``directory`` will be made; raises if nothing can be made there."""
+    for path in (directory, *directory.absolute().parents):
+        try:
+            kind = kind_of(path)
+        except PathError as error:
+            raise _unfit(directory, f"{error}; {_ELSEWHERE}") from None
+        if kind == "folder":
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise _unfit(directory, f"{path} lets nobody write; {_ELSEWHERE}")
+            return path
+        if kind is not None:
+            raise _unfit(directory, f"{path} is no folder; {_ELSEWHERE}")
+    raise _unfit(directory, f"there is no folder above it; {_ELSEWHERE}")
 
 
 def host_facts() -> dict[str, Any]:
@@ -284,9 +341,19 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _unfit(path: Path, error: OSError) -> EnvironmentUnfitError:
-    why = _UNFIT.get(error.errno or 0, f"{error.strerror}; set run.root to another place")
+def _exists(path: Path) -> RunExistsError:
+    return RunExistsError(
+        f"{path} already exists: choose another run.name, or go on with it by "
+        f"`safeladder resume {path}`"
+    )
+
+
+def _unfit(path: Path, why: str) -> EnvironmentUnfitError:
     return EnvironmentUnfitError(f"{path}: the run directory cannot be written: {why}")
+
+
+def _why(error: OSError) -> str:
+    return _UNFIT.get(error.errno or 0, f"{error.strerror}; {_ELSEWHERE}")
 
 
 def _is_alive(pid: int) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from actors.rendering import PromptRenderer
-from curricula.prompts import read_rows
+from curricula.demonstrations import load_demonstrations
 from learners.supervised import SftRow
 from safeladder.config import Config
-from safeladder.records import Message
 
 
 def supervised_rows(config: Config) -> list[SftRow]:
@@ -14,10 +13,10 @@ def supervised_rows(config: Config) -> list[SftRow]:
     if config.sft is None:
         return []
     renderer = PromptRenderer.from_config(config.model)
-    rows = []
-    for path in config.sft.data:
-        for _, row in read_rows(path):
-            prompt = renderer.render_messages((Message("user", row["prompt"]),))
-            answer = renderer.encode_answer(row["response"])
-            rows.append(SftRow(prompt_tokens=prompt, tokens=answer))
-    return rows
+    return [
+        SftRow(
+            prompt_tokens=renderer.render_messages(row.messages),
+            tokens=renderer.encode_answer(row.response),
+        )
+        for row in load_demonstrations(config.sft.data)
+    ]

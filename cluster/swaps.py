@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.checks import check_data, check_routes, check_verifier
+from cluster.checks import check_routes, check_verifier
+from cluster.data_checks import check_data
 from cluster.panel import Panel
 from cluster.run_directory import RunDirectory, write_json
 from safeladder.config import Config

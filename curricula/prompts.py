@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,10 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from safeladder.errors import DataError
+from safeladder.paths import PathError, read_bytes
 from safeladder.records import GroupKey, Message, Prompt
 
 Row = dict[str, Any]
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+MAX_LEVELS = 16
+"""Levels of nesting in ``meta``: what a call to a verifier service can carry."""
 REFERENCE_COLUMNS = ("reference", "ground_truth", "answer", "chosen")
 """The first of these that a row has is its reference; the others stay in ``meta``."""
 
@@ -95,9 +101,11 @@ def load_prompts(
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """(``file:line``, JSON object) for each line that is not blank. Raises ``DataError``."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check `data`") from None
+        data = read_bytes(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: cannot be read (no such file); check `data`") from None
+    except PathError as error:
+        raise DataError(f"{path}: cannot be read ({error}); check `data`") from None
     lines = data.split(b"\n")
     if not data.strip():
         raise DataError(f"{path}: the file is empty; it needs one JSON object in each line")
@@ -110,6 +118,10 @@ def _parse(place: str, line: bytes, cut: bool) -> Row:
     """``cut``: no line feed follows; if the row does not parse, it was not written whole."""
     try:
         row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise DataError(
+            f"{place}: is nested deeper than {MAX_LEVELS} levels; write the inner part as text"
+        ) from None
     except ValueError as error:
         if cut:
             raise DataError(
@@ -119,7 +131,32 @@ def _parse(place: str, line: bytes, cut: bool) -> Row:
         raise DataError(f"{place}: is not JSON ({error}); write one object in one line") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: holds a {type(row).__name__}; each line must be a JSON object")
+    for column, value in row.items():
+        if fault := _fault(column, 0) or _fault(value, 1 if column == "meta" else 2):
+            raise DataError(f"{place}: column {ascii(column)[1:-1]}: {fault}")
     return row
+
+
+def _fault(value: Any, level: int) -> str | None:
+    """What in a JSON value cannot travel to a verifier; None if all of it can. ``level`` counts
+    from the outermost map of ``meta``."""
+    inner = [(value, level)]
+    while inner:
+        value, level = inner.pop()
+        match value:
+            case str() if _HALF_PAIR.search(value):
+                return "has half of a surrogate pair, which is no text; write the whole character"
+            case float() if not math.isfinite(value):
+                return "has a number that is too large; write it as text"
+            case int() if not -(2**63) <= value < 2**64:
+                return "has a number of more than 64 bits; write it as text"
+            case dict() | list() if level > MAX_LEVELS:
+                return f"is nested deeper than {MAX_LEVELS} levels; write the inner part as text"
+            case dict():
+                inner += [(part, level + 1) for pair in value.items() for part in pair]
+            case list():
+                inner += [(part, level + 1) for part in value]
+    return None
 
 
 def _refuse_constant(name: str) -> None:
@@ -145,7 +182,7 @@ def _prompt(
     content = json.dumps(row, sort_keys=True, ensure_ascii=False)
     rest = {name: value for name, value in row.items() if value is not None}
     identity = rest.pop("id", None)
-    messages = _take_messages(place, rest)
+    messages = take_messages(place, rest)
     route = _take_route(place, rest, routes, label_is_route)
     if system_prompt is not None and all(message.role != "system" for message in messages):
         messages = (Message("system", system_prompt), *messages)
@@ -180,7 +217,8 @@ def _take_route(place: str, rest: Row, routes: Collection[str], label_is_route: 
     raise DataError(f"{place}: column route is missing; give one of {_names(routes)}")
 
 
-def _take_messages(place: str, rest: Row) -> tuple[Message, ...]:
+def take_messages(place: str, rest: Row) -> tuple[Message, ...]:
+    """Column ``prompt`` or ``messages``, taken out of ``rest``. Raises ``DataError``."""
     column = "prompt" if "prompt" in rest else "messages"
     turns = rest.pop(column, None)
     if turns is None:

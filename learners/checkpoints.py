@@ -25,6 +25,7 @@ from pathlib import Path
 
 from learners.disk import naming_the_disk, sync_directory
 from safeladder.errors import ChecksumError, FencedError, NotResumableError
+from safeladder.paths import is_file
 
 WEIGHTS, OPTIMIZER, RNG = "model.safetensors", "optimizer.safetensors", "rng.safetensors"
 MANIFEST, LATEST, PARTIAL = "manifest.json", "LATEST", ".partial-"
@@ -58,11 +59,27 @@ class CheckpointManifest:
 def read_manifest(checkpoint: Path) -> CheckpointManifest:
     """The manifest as it stands; file contents are not checked. Raises ``NotResumableError``."""
     try:
-        return CheckpointManifest(**json.loads((checkpoint / MANIFEST).read_text()))
+        manifest = CheckpointManifest(**json.loads((checkpoint / MANIFEST).read_text()))
+        _require_types(manifest)
+        return manifest
     except FileNotFoundError:
         raise NotResumableError(f"{checkpoint} has no {MANIFEST}: it was not finished") from None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise NotResumableError(f"{checkpoint / MANIFEST} cannot be read: {error}") from error
+
+
+def _require_types(manifest: CheckpointManifest) -> None:
+    """Raise ``TypeError`` for a manifest whose fields are not what they say."""
+    numbers = (manifest.step, manifest.version, manifest.fence, manifest.num_updates)
+    texts = [manifest.dtype, manifest.config_sha256]
+    for table in (manifest.extra, manifest.files):
+        if not isinstance(table, dict):
+            raise TypeError(f"{table!r} is no table of names")
+        texts += [*table, *table.values()]
+    if not all(type(number) is int for number in numbers):
+        raise TypeError(f"step, version, fence and num_updates are {numbers}, not whole numbers")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name or checksum is no text")
 
 
 def verify(checkpoint: Path) -> CheckpointManifest:
@@ -71,7 +88,7 @@ def verify(checkpoint: Path) -> CheckpointManifest:
     manifest = read_manifest(checkpoint)
     for name, expected in manifest.files.items():
         path = checkpoint / name
-        if not path.is_file():
+        if not is_file(path):
             raise NotResumableError(f"{checkpoint} lacks {name}")
         if _sha256(path) != expected:
             raise ChecksumError(f"{path} differs from its SHA-256 in {MANIFEST}")

@@ -14,10 +14,6 @@ def require_trainable(config: Config) -> None:
             f"learner.micro_batch_tokens is {learner.micro_batch_tokens}, but one sample may "
             f"have {context} tokens (rollout.max_prompt_tokens + rollout.max_new_tokens)"
         )
-    if config.model.dtype == "float16":
-        raise ConfigError(
-            "model.dtype float16 needs loss scaling, which skips steps: use bfloat16 or float32"
-        )
     if config.model.dtype != "float32" and learner.zero_stage == 0:
         raise ConfigError(
             "learner.zero_stage 0 keeps no float32 masters: use 1, 2 or 3 with "

@@ -9,10 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from safeladder.config_section import (
+    Decay,
+    Flag,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+)
 from safeladder.config_section import Name as Name
-from safeladder.config_section import NonNegativeFloat, PositiveFloat
 from safeladder.config_section import Section as Section
 from safeladder.config_section import Share as Share
 from safeladder.objective_config import ObjectiveConfig as ObjectiveConfig
@@ -31,7 +39,7 @@ class RunConfig(Section):
     """Optimizer steps to train."""
     seed: NonNegativeInt = 0
     """Seeds the order of the data and, in deterministic mode, every sample."""
-    deterministic: bool = False
+    deterministic: Flag = False
     """Same config, same losses bit for bit. Needs the transformers engine, one rollout actor and
     ``schedule.max_staleness: 0``."""
 
@@ -46,7 +54,7 @@ class ModelConfig(Section):
 
     path: Path
     """Folder in Hugging Face layout (config.json, safetensors, tokenizer)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of policy and reference; the learner keeps float32 masters."""
     system_prompt: str | None = None
     """Put before every prompt that has no system turn of its own."""
@@ -61,7 +69,7 @@ class DataConfig(Section):
     """JSON-lines files of prompts."""
     held_out: tuple[Path, ...] = ()
     """Prompts of the evaluation before and after."""
-    shuffle: bool = True
+    shuffle: Flag = True
     """New order in every pass, a pure function of (seed, epoch)."""
 
 
@@ -70,13 +78,13 @@ class VllmConfig(Section):
 
     tensor_parallel_size: PositiveInt = 1
     """GPUs of one engine."""
-    gpu_memory_utilization: Share = 0.9
+    gpu_memory_utilization: PositiveShare = 0.9
     """Share of GPU memory for weights and cache."""
     cpu_kv_cache_gib: PositiveFloat = 1.0
     """Size of the cache in the CPU build."""
     max_num_seqs: PositiveInt = 64
     """Sequences decoded together."""
-    enforce_eager: bool = True
+    enforce_eager: Flag = True
     """No graph capture: starts faster, decodes slower on GPUs."""
 
 
@@ -87,7 +95,7 @@ class RolloutConfig(Section):
     """``transformers`` is small, exact and slow: for tests and deterministic runs."""
     actors: PositiveInt = 1
     """Engines in the fleet."""
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: Annotated[int, Field(ge=2, strict=True)] = 8
     """Completions of one prompt; advantages compare siblings."""
     max_prompt_tokens: PositiveInt = 1024
     """Longer rendered prompts are dropped with the reason ``failed``."""
@@ -95,7 +103,7 @@ class RolloutConfig(Section):
     """Length limit of a completion."""
     temperature: PositiveFloat = 1.0
     """Used by the engine and by the learner alike."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: PositiveShare = 1.0
     """Nucleus sampling; below 1 the behavior log-probs belong to the cut distribution."""
     max_concurrent_groups: PositiveInt = 8
     """Leases that one engine holds at a time."""
@@ -153,7 +161,7 @@ class BreakerConfig(Section):
 
     window: PositiveInt = 256
     """Newest verdicts of a principle that are looked at."""
-    max_invalid_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    max_invalid_share: PositiveShare = 0.05
     """A larger share of INVALID verdicts among them pauses training and alerts; its groups are
     kept, and one of them is asked for again until the verifier answers. 1 never pauses."""
     min_verdicts: PositiveInt = 64
@@ -171,7 +179,7 @@ class RewardConfig(Section):
     floors: dict[Name, Share] = Field(default={})
     """Principle → lowest score it accepts; a sample below one earns less than any above all."""
     breaker: BreakerConfig = BreakerConfig()
-    filter_zero_variance: bool = True
+    filter_zero_variance: Flag = True
     """Drop groups whose siblings all earn the same reward: they carry no gradient."""
 
     @model_validator(mode="after")
@@ -189,7 +197,7 @@ class ReferenceConfig(Section):
     kl_coefficient: NonNegativeFloat = 0.0
     """Weight of the KL to the frozen policy that RL started from; 0 starts no reference actor
     unless ``always`` is set."""
-    always: bool = False
+    always: Flag = False
     """Compute reference log-probs for the KL metric even with coefficient 0."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """k1 = log-ratio, k2 = half its square, k3 = ratio - 1 - log-ratio (Schulman 2020)."""
@@ -219,7 +227,7 @@ class LearnerConfig(Section):
     """Peak learning rate of AdamW."""
     warmup_steps: NonNegativeInt = 0
     """Linear warm-up, then constant."""
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW moments."""
     weight_decay: NonNegativeFloat = 0.01
     """AdamW decay."""
@@ -231,7 +239,7 @@ class LearnerConfig(Section):
     """Token budget of one packed row, prompts included."""
     train_last_layers: PositiveInt | None = None
     """Train only the last k decoder layers and the final norm; null trains everything."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Flag = False
     """Recompute activations in the backward pass."""
     step_deadline_s: PositiveFloat = 3600.0
     """A step that takes longer counts as a lost rank."""
@@ -288,7 +296,7 @@ class MonitorConfig(Section):
     """W&B project."""
     samples_every: PositiveInt = 5
     """Steps between two tables of sample completions."""
-    redact_samples: bool = False
+    redact_samples: Flag = False
     """Leave prompt and response text out of tables and reports."""
 
 
@@ -316,8 +324,8 @@ class PlacementConfig(Section):
     """CPU cores of the learner."""
     threads_per_actor: PositiveInt = 1
     """OMP_NUM_THREADS of every actor."""
-    object_store_gib: PositiveFloat = 2.0
-    """Size of a local Ray's object store."""
+    object_store_gib: Annotated[float, Field(ge=0.08, allow_inf_nan=False, strict=True)] = 2.0
+    """Size of a local Ray's object store; Ray starts none below 0.08."""
     start_deadline_s: PositiveFloat = 600.0
     """Longest wait for an actor to come up."""
 
@@ -346,13 +354,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
+        unknown = f"not in `principles` ({', '.join(sorted(self.principles)) or 'empty'})"
         for key, names in {"gates": self.reward.gates, "floors": self.reward.floors}.items():
             for principle in names:
                 if principle not in self.principles:
-                    raise ValueError(
-                        f"reward.{key} names {principle!r}, which is not in `principles` "
-                        f"({', '.join(sorted(self.principles)) or 'empty'})"
-                    )
+                    raise ValueError(f"reward.{key} names {principle!r}, which is {unknown}")
         for route, weights in self.routes.items():
             if weights and not set(weights) - set(self.reward.gates):
                 raise ValueError(
@@ -361,8 +367,7 @@ class Config(Section):
             for principle in weights:
                 if principle not in self.principles:
                     raise ValueError(
-                        f"routes.{route} names the principle {principle!r}, which is not in "
-                        f"`principles` ({', '.join(sorted(self.principles)) or 'empty'})"
+                        f"routes.{route} names the principle {principle!r}, which is {unknown}"
                     )
         if self.run.deterministic and (
             self.rollout.engine != "transformers"

@@ -28,6 +28,7 @@ from pydantic_core import ErrorDetails
 
 from safeladder.config import Config
 from safeladder.errors import ConfigError
+from safeladder.paths import PathError, is_file, read_bytes
 
 Tree = dict[str, Any]
 
@@ -38,7 +39,9 @@ _FLOAT = re.compile(
     r"[-+]?(?:(?:\.\d+|\d+\.\d*|\d+(?=[eE]))(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
 )
 
-_SECRET = re.compile(r"(?:api_?key|secret|password|token)$", re.IGNORECASE)
+_SECRET = re.compile(r"(?:api_?key|secret|password|token)s?$", re.IGNORECASE)
+MAX_VALUES = 100_000
+"""In one config file; it takes memory by aliases of aliases."""
 
 _WANTED = {
     "model_type": "wants `key: value` lines",
@@ -58,10 +61,41 @@ _PLAIN_WORDS = {
 """First character of a plain word → what it can mean, in the form that PyYAML keeps."""
 
 
+def _count(node: yaml.Node, counts: dict[int, int | None]) -> int:
+    """Values below a node, each alias written out. ``counts`` holds those of nodes that have been
+    counted, and None for those around this one."""
+    known = counts.get(id(node), 0)
+    if known is None:
+        raise yaml.constructor.ConstructorError(
+            problem="a value holds an alias of itself; write it out",
+            problem_mark=node.start_mark,
+        )
+    if known or isinstance(node, yaml.ScalarNode):
+        return known or 1
+    counts[id(node)] = None
+    is_map = isinstance(node, yaml.MappingNode)
+    below = [part for pair in node.value for part in pair] if is_map else node.value
+    total = 1 + sum(_count(part, counts) for part in below)
+    if total > MAX_VALUES:
+        raise yaml.constructor.ConstructorError(
+            problem=f"holds more than {MAX_VALUES} values, each alias written out",
+            problem_mark=node.start_mark,
+        )
+    counts[id(node)] = total
+    return total
+
+
 class _Loader(yaml.SafeLoader):
     """Safe loader with the plain words of YAML 1.2, which refuses a key that stands twice."""
 
     yaml_implicit_resolvers = _PLAIN_WORDS
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Refuses aliases that would make a value endless or huge."""
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
@@ -94,6 +128,12 @@ class _Dumper(yaml.SafeDumper):
         """PyYAML would fold Unicode's other line breaks into blanks unless they are escaped."""
         style = '"' if set(str(value)) & set("\x85\u2028\u2029") else style
         return super().represent_scalar(tag, value, style)
+
+
+def files_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Words of a command line: ``key=value`` is an override unless a file has just that name."""
+    overrides = [word for word in words if "=" in word and not is_file(Path(word))]
+    return [Path(word) for word in words if word not in overrides], overrides
 
 
 def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
@@ -135,7 +175,7 @@ def shareable(config: Config) -> Tree:
 
     Secrets do not belong into a config at all; this is the second line of defense.
     """
-    tree: Tree = _masked(config.model_dump(mode="json"))
+    tree: Tree = _masked(config.model_dump(mode="json"), is_secret=False)
     return tree
 
 
@@ -146,12 +186,12 @@ def json_schema() -> Tree:
 
 def _read(path: Path) -> Tree:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:
         hint = "" if path.suffix else f"; an override is written {path}=value"
         raise ConfigError(f"{path}: there is no such config file{hint}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
+    except PathError as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); name a YAML file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is no text file in UTF-8; name a YAML file") from None
     tree = _parse(text, str(path))
@@ -167,7 +207,8 @@ def _parse(text: str, source: str) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{source}:{line}: {error.problem or 'is not YAML'}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}:1: is not YAML ({error})") from None
+        told = " ".join(str(error).split())
+        raise ConfigError(f"{source}:1: is not YAML ({told})") from None
 
 
 def _overlay(overrides: Sequence[str]) -> Tree:
@@ -223,13 +264,15 @@ def _shown(value: Any) -> str:
     return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
 
 
-def _masked(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: "***" if isinstance(item, str) and _SECRET.search(str(key)) else _masked(item)
-        for key, item in value.items()
-    }
+def _masked(value: Any, *, is_secret: bool) -> Any:
+    if isinstance(value, list):
+        return [_masked(item, is_secret=is_secret) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: _masked(item, is_secret=is_secret or bool(_SECRET.search(str(key))))
+            for key, item in value.items()
+        }
+    return "***" if is_secret and isinstance(value, str) else value
 
 
 def _nearest(where: tuple[int | str, ...]) -> str:

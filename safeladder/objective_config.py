@@ -14,7 +14,7 @@ class ObjectiveConfig(Section):
 
     policy_loss: Literal["cpg", "ppo_clip"] = "cpg"
     """``cpg`` clips the log-ratio; ``ppo_clip`` clips the ratio (GRPO)."""
-    clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_epsilon: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.2
     """Half width of the trust region of the ratio."""
     drift_coefficient: NonNegativeFloat | None = None
     """Weight alpha of the pull towards the behavior policy; null is 0.01 with ``cpg``, 0 with

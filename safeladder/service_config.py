@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 
-from safeladder.config_section import NonNegativeFloat, Section
+from safeladder.config_section import Flag, HostPort, NonNegativeFloat, PositiveInt, Section
 
 
 class TlsConfig(Section):
@@ -40,15 +40,15 @@ class TlsConfig(Section):
 class ServiceConfig(Section):
     """A verifier behind gRPC."""
 
-    address: str | None = None
+    address: HostPort | None = None
     """``host:port`` of a running ``safeladder serve-verifier``."""
-    spawn: bool = False
+    spawn: Flag = False
     """Start the service beside the run on a free loopback port, and end it with the run."""
     token_file: Path | None = None
     """File whose content is sent as bearer token."""
     tls: TlsConfig | None = None
     """Encrypted traffic; without it the service is for this machine only."""
-    insecure: bool = False
+    insecure: Flag = False
     """Allow plain text to and from other machines. Whoever is on the way reads and changes
     verdicts."""
     max_batch: PositiveInt = 1

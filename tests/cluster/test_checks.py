@@ -1,7 +1,6 @@
 import asyncio
 import json
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,14 @@ import pytest
 
 from cluster import checks
 from cluster.checks import (
-    check_data,
-    check_dtype,
-    check_gpus,
+    check_evaluation,
     check_services,
     check_verifier,
     preflight,
-    required_disk_bytes,
     score_samples,
 )
+from cluster.data_checks import check_data
 from cluster.model_folder import read_model_folder
-from cluster.resource_plan import main_memory_bytes, resource_plan
-from safeladder.config import Config
 from safeladder.errors import (
     ConfigError,
     DataError,
@@ -28,40 +23,8 @@ from safeladder.errors import (
     SafeladderError,
     VerifierUnavailableError,
 )
-from safeladder.records import InvalidCause, ScoreRequest, Verdict, VerdictStatus
 
-Changes = dict[str, dict[str, Any]]
-
-
-class EqualsReference:
-    """A verifier: 1 if the response is the reference; fails on request."""
-
-    name, version = "tests:EqualsReference", "1"
-
-    def __init__(self, *, principle: str, broken: bool = False) -> None:
-        self._principle = principle
-        self._broken = broken
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
-        return [self._verdict(request) for request in requests]
-
-    def _verdict(self, request: ScoreRequest) -> Verdict:
-        fields: dict[str, Any] = {
-            "sample_id": request.sample_id,
-            "principle": self._principle,
-            "verifier": self.name,
-            "verifier_version": self.version,
-        }
-        if self._broken:
-            return Verdict(
-                **fields, status=VerdictStatus.INVALID, cause=InvalidCause.ERROR, evidence="boom"
-            )
-        score = float(request.response == request.reference)
-        return Verdict(**fields, status=VerdictStatus.OK, score=score)
+from .checked_setup import JUDGE, EqualsReference, build, save_headers
 
 
 class NeverReady(EqualsReference):
@@ -71,49 +34,18 @@ class NeverReady(EqualsReference):
         await asyncio.Event().wait()
 
 
-def write_safetensors(path: Path, shapes: dict[str, list[int]]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, (rows, columns) in shapes.items():
-        size = 4 * rows * columns
-        header[name] = {"dtype": "F32", "shape": [rows, columns], "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    (folder / "tokenizer.json").write_text("{}")
-    shapes = {"model.embed_tokens.weight": [10, 4]}
-    shapes |= {f"model.layers.{i}.mlp.weight": [4, 4] for i in range(3)}
-    write_safetensors(folder / "model.safetensors", shapes)
-    return folder
+    return save_headers(tmp_path / "model")
 
 
-def build(tmp_path: Path, **changes: Any) -> Config:
-    data = tmp_path / "train.jsonl"
-    if not data.exists():
-        rows = [
-            {"id": f"{route}{i}", "prompt": "q", "route": route, "reference": str(i)}
-            for route in ("safety", "task")
-            for i in range(4)
-        ]
-        data.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    tree: dict[str, Any] = {
-        "run": {"name": "demo", "steps": 3, "root": str(tmp_path / "runs")},
-        "model": {"path": str(tmp_path / "model"), "dtype": "float32"},
-        "data": {"train": [str(data)]},
-        "principles": {"exact": {"verifier": f"{__name__}:EqualsReference"}},
-        "routes": {"safety": {"exact": 1.0}, "task": {"exact": 1.0}},
-    }
-    for dotted, value in changes.items():
-        section, _, key = dotted.partition("__")
-        tree.setdefault(section, {})[key] = value
-    return Config.model_validate(tree)
+def write_header(model: Path, header: bytes) -> None:
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def write_index(model: Path, weight_map: object) -> None:
+    index = {"weight_map": weight_map}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def test_a_complete_setup_passes_and_starts_nothing(tmp_path: Path, model: Path) -> None:
@@ -150,6 +82,24 @@ def test_a_model_is_counted_by_layer_from_its_headers_alone(model: Path) -> None
             ),
             r"the weight file model-2\.safetensors is missing",
         ),
+        (lambda m: write_index(m, ["a"]), "index.json names no weight files"),
+        (lambda m: write_index(m, {"a": 5}), "index.json names no weight files"),
+        (lambda m: write_header(m, b"[" * 50_000), "cut off or damaged"),
+        (lambda m: write_header(m, b'{"a": 5}'), "cut off or damaged"),
+        (
+            lambda m: write_header(m, b'{"a": {"shape": ["x"], "data_offsets": [0, 0]}}'),
+            "cut off or damaged",
+        ),
+        (
+            lambda m: write_header(m, b'{"a": {"shape": [1], "data_offsets": [0]}}'),
+            "cut off or damaged",
+        ),
+        (lambda m: write_header(m, b"{}"), "the weight files hold no tensor"),
+        (lambda m: (m / "config.json").write_text("[" * 50_000), r"config\.json cannot be read"),
+        (
+            lambda m: (m / "config.json").write_text('{"model_type": "lama"}'),
+            r"model_type in config\.json, 'lama', is none that .*; did you mean 'llama'\?",
+        ),
     ],
 )
 def test_an_incomplete_model_is_refused_with_the_file_and_the_way_out(
@@ -168,33 +118,23 @@ def test_a_missing_model_folder_is_named(tmp_path: Path) -> None:
         preflight(build(tmp_path))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_on_a_processor_without_its_units_is_refused(
-    tmp_path: Path, dtype: str
+@pytest.mark.parametrize(
+    ("name", "why"), [("a" * 300, "file name too long"), ("a\0b", "null byte")]
+)
+def test_a_model_path_that_cannot_be_looked_at_is_named(
+    tmp_path: Path, name: str, why: str
 ) -> None:
-    config = build(tmp_path, model__dtype=dtype)
-    with pytest.raises(
-        EnvironmentUnfitError,
-        match=rf"model\.dtype {dtype}: rollout, learner would run .* set model\.dtype to float32",
-    ):
-        check_dtype(config, {"avx2"})
-    check_dtype(config, {"avx2", "avx512_bf16", "avx512_fp16"})
-    check_dtype(build(tmp_path), {"avx2"})
+    with pytest.raises(EnvironmentUnfitError, match=rf"cannot be read \(.*{why}.*model\.path"):
+        read_model_folder(tmp_path / name)
 
 
-def test_only_the_roles_without_a_gpu_are_named(tmp_path: Path) -> None:
-    config = build(
-        tmp_path, model__dtype="bfloat16", rollout__num_gpus=1, learner__num_gpus=1,
-        reference__kl_coefficient=0.1,
-    )  # fmt: skip
-    with pytest.raises(
-        EnvironmentUnfitError, match=r"bfloat16: reference would.*reference\.num_gpus"
-    ):
-        check_dtype(config, {"avx2"})
+def test_a_data_path_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read \(.*null byte\); check `data`"):
+        check_data(build(tmp_path, data__train=["a\0b"]))
 
 
-def test_gpus_of_a_cluster_elsewhere_are_not_looked_for_here(tmp_path: Path) -> None:
-    check_gpus(build(tmp_path, rollout__num_gpus=8, placement__address="10.0.0.1:6379"))
+def test_a_default_principle_of_the_evaluation_may_be_absent(tmp_path: Path) -> None:
+    check_evaluation(build(tmp_path, data__held_out=["train.jsonl"]))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +142,7 @@ def test_gpus_of_a_cluster_elsewhere_are_not_looked_for_here(tmp_path: Path) -> 
     [
         ({"routes__empty": {}}, r"routes\.empty names no principle"),
         (
-            {"principles__exakt": {"verifier": f"{__name__}:EqualsReference"}},
+            {"principles__exakt": {"verifier": JUDGE}},
             r"principles\.exakt is in no route, so it does nothing; did you mean exact\?",
         ),
         ({"data__train": []}, r"data\.train names no file"),
@@ -210,6 +150,23 @@ def test_gpus_of_a_cluster_elsewhere_are_not_looked_for_here(tmp_path: Path) -> 
         ({"learner__micro_batch_tokens": 10}, r"learner\.micro_batch_tokens is 10, but one sample"),
         ({"placement__address": "head"}, r"placement\.address 'head' is no host:port"),
         ({"placement__address": "http://head:8265"}, r"is no host:port of a Ray head"),
+        ({"placement__address": "head:99999"}, r"is no host:port of a Ray head"),
+        (
+            {"placement__rollout_cores": [9999]},
+            r"name \[9999\], but this machine has the cores 0 to",
+        ),
+        (
+            {"model__chat_template": "{% for x %}"},
+            r"chat_template: line 1 is no Jinja: .*; correct",
+        ),
+        (
+            {"rollout__max_new_tokens": 3000, "learner__micro_batch_tokens": 9999},
+            r"max_new_tokens is 4024, but the model has 2048 positions; lower one",
+        ),
+        (
+            {"data__held_out": ["train.jsonl"], "evaluation__safety_principle": "safty"},
+            r"evaluation\.safety_principle names 'safty', which is not in `principles` \(exact\)",
+        ),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused_before_the_start(
@@ -223,11 +180,23 @@ def test_every_data_file_is_read_before_the_start(tmp_path: Path, model: Path) -
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "route": "task"}\n{"question": "b", "route": "task"}\n')
     for changes in ({"data__held_out": [str(bad)]}, {"sft__data": [str(bad)]}):
-        with pytest.raises(DataError, match=r"bad\.jsonl:[12]: column prompt"):
+        with pytest.raises(DataError, match=r"bad\.jsonl:[12]: column (prompt|response)"):
             preflight(build(tmp_path, **changes))
     good = tmp_path / "good.jsonl"
     good.write_text('{"prompt": "a", "response": "b"}\n')
     assert len(check_data(build(tmp_path, sft__data=[str(good)]))) == 8
+    with pytest.raises(ConfigError, match=r"sft\.data names no file"):
+        check_data(build(tmp_path, sft__data=[]))
+
+
+@pytest.mark.parametrize("key", ["data__train", "data__held_out"])
+def test_rows_with_images_are_refused_while_no_engine_reads_them(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "seen.jsonl"
+    row = {"prompt": "a", "route": "task"}
+    rows = [row, {**row, "prompt": "b", "images": ["cat.png"]}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"seen\.jsonl:2: column images: no rollout engine"):
+        check_data(build(tmp_path, **{key: [str(path)]}))
 
 
 def test_a_verifier_that_does_not_import_is_refused_at_start(tmp_path: Path, model: Path) -> None:
@@ -271,38 +240,10 @@ def test_three_rows_are_scored_on_their_own_reference_over_all_routes(tmp_path: 
 
 
 def test_a_principle_without_one_valid_verdict_is_unavailable(tmp_path: Path) -> None:
-    broken = {"verifier": f"{__name__}:EqualsReference", "options": {"broken": True}}
+    broken = {"verifier": JUDGE, "options": {"broken": True}}
     config = build(tmp_path, principles__exact=broken)
     with pytest.raises(VerifierUnavailableError, match=r"exact: all sample rows are INVALID.*boom"):
         asyncio.run(score_samples(config, check_data(config)))
-
-
-def test_a_disk_too_small_for_the_checkpoints_is_refused(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checks, "required_disk_bytes", lambda *_: 2**60)
-    with pytest.raises(EnvironmentUnfitError, match="GiB are free on this disk"):
-        preflight(build(tmp_path))
-
-
-def test_training_few_layers_needs_less_disk_and_memory(tmp_path: Path, model: Path) -> None:
-    whole, part = build(tmp_path), build(tmp_path, learner__train_last_layers=1)
-    folder = read_model_folder(model)
-    assert required_disk_bytes(whole, folder) == 3 * (4 * 88 + 12 * 88)
-    assert required_disk_bytes(part, folder) == 3 * (4 * 88 + 12 * 16)
-    assert main_memory_bytes(resource_plan(part, folder)) < main_memory_bytes(
-        resource_plan(whole, folder)
-    )
-
-
-def test_the_plan_names_each_role_that_will_run_and_no_other(tmp_path: Path, model: Path) -> None:
-    folder = read_model_folder(model)
-    plan = resource_plan(build(tmp_path), folder)
-    assert [line.role for line in plan] == [
-        "rollout", "learner", "verifier exact", "driver, monitor, store",
-    ]  # fmt: skip
-    with_kl = resource_plan(build(tmp_path, reference__kl_coefficient=0.1), folder)
-    assert "reference" in [line.role for line in with_kl]
 
 
 def test_every_problem_is_one_of_the_errors_with_an_exit_code() -> None:

@@ -67,10 +67,7 @@ def test_an_error_is_one_sentence_on_stderr_with_its_code(config: Path, driver: 
     result = invoke("train", config, "learner.lr=fast")
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr == (
-        "safeladder: learner.lr: input should be a valid number, unable to parse string as a "
-        "number, not 'fast'\n"
-    )
+    assert result.stderr == ("safeladder: learner.lr: input should be a valid number, not 'fast'\n")
 
 
 def test_a_traceback_is_shown_on_demand_only(config: Path, driver: ModuleType) -> None:
@@ -158,6 +155,35 @@ def test_resume_of_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert (result.exit_code, "holds no run" in result.stderr) == (6, True)
 
 
+@pytest.mark.parametrize("verb", ["resume", "report"])
+@pytest.mark.parametrize("name", ["a" * 300, "loop"])
+def test_a_run_folder_that_cannot_be_looked_at_is_refused(
+    tmp_path: Path, verb: str, name: str
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    result = invoke(verb, tmp_path / name)
+    assert result.exit_code == 6
+    assert "cannot be opened" in result.stderr
+
+
+def test_a_run_root_that_cannot_be_looked_at_is_refused(config: Path) -> None:
+    result = invoke("train", config, f"run.root={'a' * 300}")
+    assert result.exit_code == 3
+    assert "file name too long; set run.root to another place" in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_a_file_whose_name_has_an_equals_sign_is_a_file(
+    config: Path, tmp_path: Path, driver: ModuleType
+) -> None:
+    seen: list[Config] = []
+    serving(driver, lambda c: seen.append(c) or 0)
+    overlay = tmp_path / "lr=big.yaml"
+    overlay.write_text("learner: {lr: 0.5}")
+    assert invoke("train", config, overlay, "run.steps=7").exit_code == 0
+    assert (seen[0].learner.lr, seen[0].run.steps) == (0.5, 7)
+
+
 def test_train_without_a_file_says_what_to_add() -> None:
     result = invoke("train", "learner.lr=1")
     assert result.exit_code == 2
@@ -176,9 +202,10 @@ def test_check_of_a_complete_setup_shows_verdicts_and_plan_and_makes_no_run(
 ) -> None:
     model, data = tmp_path / "model", tmp_path / "train.jsonl"
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text('{"model_type": "llama"}')
     (model / "tokenizer.json").write_text("{}")
-    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    header = b'{"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}'
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
     data.write_text('{"id": "row-1", "prompt": "How do I pick a lock?", "route": "safety"}\n')
     result = invoke(
         "check", config, f"model.path={model}", "model.dtype=float32", f"data.train=[{data}]",

@@ -12,6 +12,7 @@ from cluster.line_plot import Points, line_plot
 from cluster.report import print_summary, write_report, write_summary
 from cluster.run_directory import RunDirectory
 from safeladder.config import Config
+from safeladder.errors import EnvironmentUnfitError
 
 SUMMARY: dict[str, Any] = {
     "safe_rate": {
@@ -164,3 +165,39 @@ def test_a_constant_line_is_drawn(value: float) -> None:
 
 def test_no_points_no_plot() -> None:
     assert line_plot("t", {"a": [(1, None)], "b": []}, "step") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", b"[1]\n5\n"),
+        ("metrics.jsonl", b'\xff\n{"kind": "train"}\n' + b"[" * 50_000 + b"\n"),
+        (
+            "metrics.jsonl",
+            b'{"kind": "train", "train/step": "x", "reward/mean": "a"}\n'
+            b'{"kind": "train", "train/step": 1, "reward/mean": "a"}\n'
+            b'{"kind": "train", "train/step": 2, "reward/mean": null}\n',
+        ),
+        ("summary.json", b'{"a":'),
+        ("summary.json", b"[]"),
+        ("summary.json", b"\xff"),
+        ("summary.json", b'{"x": {"before": 1, "after": 2}}'),
+        ("summary.json", b'{"x": {"before": "1", "after": 2, "ci95": [0, 1]}}'),
+        ("summary.json", b'{"x": {"before": 1, "after": 2, "ci95": 5}}'),
+        ("samples.jsonl", b"5\n"),
+        ("samples.jsonl", b'{"prompt": 1, "reward": "x", "verdicts": [1]}\n'),
+        ("samples.jsonl", b'{"prompt": "\\ud800"}\n'),
+    ],
+)
+def test_a_report_passes_over_what_it_cannot_read(
+    run: RunDirectory, name: str, content: bytes
+) -> None:
+    (run.path / name).write_bytes(content)
+    page = Reader(write_report(run).read_text("utf-8"))
+    assert "max_staleness: 1" in page.text
+
+
+def test_a_report_that_cannot_be_written_says_so(run: RunDirectory) -> None:
+    run.report.mkdir()
+    with pytest.raises(EnvironmentUnfitError, match=r"report\.html cannot be written"):
+        write_report(run)

@@ -56,11 +56,31 @@ def test_an_existing_run_is_never_touched_and_both_ways_out_are_named(config: Co
     assert {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == before
 
 
+def test_of_two_drivers_that_start_at_once_the_second_leaves_the_first_alone(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = RunDirectory.create(config)
+    before = {p.name: p.read_bytes() for p in first.path.iterdir() if p.is_file()}
+    monkeypatch.setattr(RunDirectory, "require_absent", lambda _: None)  # looked before the first
+    with pytest.raises(RunExistsError, match=r"runs/demo already exists"):
+        RunDirectory.create(config)
+    assert {p.name: p.read_bytes() for p in first.path.iterdir() if p.is_file()} == before
+    assert first.checkpoints.is_dir()
+
+
 def test_a_root_that_is_no_folder_is_an_unfit_environment(config: Config) -> None:
     config.run.root.write_text("a file")
     with pytest.raises(EnvironmentUnfitError, match="run directory cannot be written") as caught:
         RunDirectory.create(config)
     assert caught.value.exit_code == 3
+
+
+def test_whether_a_run_can_be_made_is_known_beforehand(config: Config, tmp_path: Path) -> None:
+    config.run.root.write_text("a file")
+    with pytest.raises(EnvironmentUnfitError, match=r"runs is no folder; set run\.root"):
+        require_free_disk(config.run.directory, 1)
+    with pytest.raises(EnvironmentUnfitError, match=r"null byte; set run\.root"):
+        require_free_disk(tmp_path / "a\0b" / "demo", 1)
 
 
 def test_a_full_disk_is_named_and_leaves_no_half_made_run(

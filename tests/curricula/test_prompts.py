@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curricula.prompts import PromptOrder, epoch_permutation, load_prompts
+from cluster.bounded_msgpack import MAX_DEPTH, pack, read_json_map
+from curricula.prompts import MAX_LEVELS, PromptOrder, epoch_permutation, load_prompts
 from safeladder.errors import DataError
 from safeladder.records import GroupKey, Message, Prompt
 
@@ -140,6 +141,30 @@ def test_an_id_is_stable_and_depends_on_the_content_alone(tmp_path: Path) -> Non
         (('{"prompt": NaN}',), "NaN is no JSON number"),
         (("[1]",), ":1: holds a list; each line must be a JSON object"),
         (
+            ('{"prompt": "a", "route": "safety", "x": ' + "[" * 100_000 + "]" * 100_000 + "}",),
+            ":1: is nested deeper than 16 levels",
+        ),
+        (
+            ('{"prompt": "a", "route": "safety", "x": ' + "[" * 16 + "]" * 16 + "}",),
+            ":1: column x: is nested deeper than 16 levels; write the inner part as text",
+        ),
+        (
+            ('{"prompt": "a\\ud800", "route": "safety"}',),
+            ":1: column prompt: has half of a surrogate pair",
+        ),
+        (
+            ('{"prompt": "a", "route": "safety", "\\udfff": 1}',),
+            ":1: column \\udfff: has half of a surrogate pair",
+        ),
+        (
+            ('{"prompt": "a", "route": "safety", "x": [1e999]}',),
+            ":1: column x: has a number that is too large; write it as text",
+        ),
+        (
+            ({"prompt": "a", "route": "safety", "x": {"y": 2**64}},),
+            ":1: column x: has a number of more than 64 bits; write it as text",
+        ),
+        (
             ({"prompt": "a", "route": "safety"}, {"prompt": "a", "route": "safety"}),
             ":2: column id:",
         ),
@@ -151,6 +176,18 @@ def test_a_bad_row_is_refused_with_file_line_column_and_the_way_out(
     message = refusal(tmp_path, *rows)
     assert message.startswith("/data.jsonl:")
     assert told in message
+
+
+def test_meta_may_be_as_deep_as_a_call_can_carry(tmp_path: Path) -> None:
+    deep: Any = 2**64 - 1
+    for _ in range(MAX_LEVELS - 1):
+        deep = [deep]
+    row = {"prompt": "\U0001f600", "route": "safety", "x": deep, "y": -(2**63)}
+    (prompt,) = load(tmp_path, row)
+    (same,) = load(tmp_path, {"prompt": "a", "route": "safety", "meta": {"x": deep}})
+    assert prompt.meta["x"] == same.meta["x"] == deep
+    assert MAX_LEVELS == MAX_DEPTH
+    read_json_map(pack(dict(prompt.meta)), "meta", 100)
 
 
 def test_ids_are_unique_across_files_and_both_places_are_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,25 @@ def test_an_unreadable_manifest_is_skipped_with_the_reason(tmp_path: Path) -> No
     path = commit(tmp_path, 1)
     (path / "manifest.json").write_text("{")
     assert "cannot be read" in newest_valid(tmp_path)[2][0][1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": [1]},
+        {"files": {"model.safetensors": 1}},
+        {"extra": "x"},
+        {"step": "1"},
+        {"fence": None},
+        {"dtype": 5},
+    ],
+)
+def test_a_manifest_with_other_types_is_skipped_with_the_reason(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = commit(tmp_path, 1) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert "manifest.json cannot be read" in newest_valid(tmp_path)[2][0][1]
 
 
 def test_a_killed_write_leaves_the_previous_checkpoint_untouched(tmp_path: Path) -> None:

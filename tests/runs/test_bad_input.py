@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checks import CPU_FLAGS, processor_flags
+from cluster.host_checks import CPU_FLAGS, processor_flags
 from cluster.run_directory import RunDirectory, Status
 from learners.checkpoints import CheckpointManifest, commit_checkpoint, write_durably
 from safeladder.config_loading import load_config

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,69 @@ def test_what_sounds_like_a_secret_is_masked_for_other_eyes(tmp_path: Path) -> N
     assert options == {
         "phrases": ["no"], "api_key": "***", "max_tokens": 5, "client": {"password": "***"}
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("learner.lr=true", "learner.lr: input should be a valid number, not True"),
+        ('learner.lr="0.1"', "learner.lr: input should be a valid number, not '0.1'"),
+        ("run.steps=true", "run.steps: input should be a valid integer, not True"),
+        ('run.steps="20"', "run.steps: input should be a valid integer, not '20'"),
+        ("run.deterministic=1", "run.deterministic: input should be a valid boolean, not 1"),
+        ("learner.betas=[1.0, 1.0]", "learner.betas.0: input should be less than 1, not 1.0"),
+        ("rollout.vllm.gpu_memory_utilization=0", "utilization: input should be greater than 0"),
+        ("placement.object_store_gib=0.01", "input should be greater than or equal to 0.08"),
+        ("model.dtype=float16", "model.dtype: input should be 'float32' or 'bfloat16'"),
+        ("principles.safety.service={address: 'h:99999'}", "'h:99999': a port is a number from 1"),
+        ("principles.safety.service={address: 'h:0'}", "'h:0': a port is a number from 1 to 65535"),
+        ("principles.safety.service={address: zzz}", "'zzz' is no host:port, such as"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(tmp_path: Path, override: str, told: str) -> None:
+    off = "principles.safety.service="
+    assert told in refusal(tmp_path, overrides=(off, override))
+
+
+def test_a_whole_number_is_a_number(tmp_path: Path) -> None:
+    assert load(tmp_path, overrides=("learner.lr=1",)).learner.lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("overlay", "told"),
+    [
+        ("run: &a {z: *a}", "a value holds an alias of itself; write it out"),
+        ("x: &a [1, [*a]]", "a value holds an alias of itself; write it out"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x]\n"
+            + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in pairwise("abcdefg")),
+            "holds more than 100000 values, each alias written out",
+        ),
+    ],
+)
+def test_aliases_make_no_endless_or_huge_value(tmp_path: Path, overlay: str, told: str) -> None:
+    said = refusal(tmp_path, overlay)
+    assert told in said
+    assert "1.yaml:" in said
+
+
+def test_an_alias_may_stand_twice(tmp_path: Path) -> None:
+    overlay = "learner: {lr: &x 0.5}\nsft: {data: [a.jsonl], lr: *x}"
+    config = load(tmp_path, overlay)
+    assert config.sft is not None
+    assert config.learner.lr == config.sft.lr == 0.5
+
+
+def test_secrets_inside_lists_are_masked(tmp_path: Path) -> None:
+    options = "{api_keys: [sk-1, sk-2], ends: [{token: sk-3, url: u}], max_tokens: 5}"
+    config = load(tmp_path, overrides=(f"principles.safety.options={options}",))
+    shown = shareable(config)["principles"]["safety"]["options"]
+    assert "sk-" not in str(shown)
+    assert shown["ends"] == [{"token": "***", "url": "u"}]
+    assert shown["max_tokens"] == 5
+
+
+def test_a_character_that_yaml_has_no_place_for_is_one_sentence(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "run: {name: a\0b}")
+    assert "1.yaml:1: is not YAML (unacceptable character #x0000" in said
+    assert "\n" not in said
