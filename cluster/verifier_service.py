@@ -40,8 +40,6 @@ SERVICE: str = verifier_pb2.DESCRIPTOR.services_by_name["VerifierService"].full_
 STOP_GRACE_S = 3.0
 STOP_DEADLINE_S = 5.0
 """From a signal to the end of the process, whatever a verifier does."""
-START_DEADLINE_S = 3600.0
-"""Upper bound: how long a model may load is for those to judge who wait for the service."""
 WATCH_EVERY_S = 1.0
 MAX_CONNECTIONS = 4096
 FILES_BESIDE_CONNECTIONS = 128
@@ -122,7 +120,7 @@ class VerifierServer:
         try:
             await asyncio.gather(
                 *(
-                    start_with_deadline(verifier, START_DEADLINE_S, principle=name)
+                    start_with_deadline(verifier, principle=name)
                     for name, verifier in self._verifiers.items()
                 )
             )

@@ -18,6 +18,8 @@ from safeladder.records import InvalidCause, ScoreRequest, Verdict, VerdictStatu
 
 log = logging.getLogger(__name__)
 
+START_DEADLINE_S = 3600.0
+"""Upper bound: how long a model may load is for those to judge who wait for it."""
 CLOSE_DEADLINE_S = 10.0
 
 T = TypeVar("T")
@@ -86,7 +88,9 @@ async def _staying(work: Coroutine[Any, Any, T]) -> T:
         raise RuntimeError(f"SystemExit: {error}") from error
 
 
-async def start_with_deadline(verifier: Verifier, timeout_s: float, *, principle: str) -> None:
+async def start_with_deadline(
+    verifier: Verifier, timeout_s: float = START_DEADLINE_S, *, principle: str
+) -> None:
     """Get a verifier ready, or raise one sentence that names the principle and the fault:
     ``VerifierUnavailableError``, or the ``SafeladderError`` that it raised itself."""
     where = f"principles.{principle}.verifier"

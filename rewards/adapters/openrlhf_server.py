@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewards.building import build_verifier
-from rewards.deadline import score_with_deadline
+from rewards.deadline import close_with_deadline, score_with_deadline, start_with_deadline
 from safeladder.config_loading import load_config
 from safeladder.errors import ConfigError, SafeladderError
 from safeladder.ports import Verifier
@@ -83,8 +83,8 @@ class OpenRlhfServer:
         """Start the verifiers, then listen."""
         from aiohttp import web
 
-        for verifier in self._verifiers.values():
-            await verifier.start()
+        for principle, verifier in self._verifiers.items():
+            await start_with_deadline(verifier, principle=principle)
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/{principle}", self._handle)
         self._runner = web.AppRunner(app, access_log=None)
@@ -96,8 +96,8 @@ class OpenRlhfServer:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-        for verifier in self._verifiers.values():
-            await verifier.close()
+        for principle, verifier in self._verifiers.items():
+            await close_with_deadline(verifier, principle=principle)
 
     async def _handle(self, request: web.Request) -> web.Response:
         from aiohttp import web
