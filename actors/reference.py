@@ -87,12 +87,18 @@ class TransformersScorer:
     """
 
     def __init__(
-        self, model_path: Path, dtype: str = "float32", batch_tokens: int = 4096, threads: int = 1
+        self,
+        model_path: Path,
+        dtype: str = "float32",
+        batch_tokens: int = 4096,
+        threads: int = 1,
+        device: str = "cpu",
     ) -> None:
         self._model_path = model_path
         self._dtype = dtype
         self._batch_tokens = batch_tokens
         self._threads = threads
+        self._device = torch.device(device)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer")
         self._model: Any = None
 
@@ -129,7 +135,7 @@ class TransformersScorer:
                 f"{type(model).__name__} in {self._model_path} changes its logits after the "
                 "output layer; the scorer does not know how"
             )
-        self._model = model
+        self._model = model.to(self._device)
 
     def _score(
         self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: float
@@ -149,7 +155,7 @@ class TransformersScorer:
         self, prompt: Tokens, answers: Sequence[Tokens], temperature: float
     ) -> list[Floats]:
         """Answers to one prompt: the prompt is read once, its keys and values serve all."""
-        ids = torch.from_numpy(prompt.astype(np.int64))[None]
+        ids = torch.from_numpy(prompt.astype(np.int64))[None].to(self._device)
         read = self._model.base_model(input_ids=ids, use_cache=True)
         found: dict[int, Floats] = {}
         lengths = [prompt.size + tokens.size for tokens in answers]
@@ -172,10 +178,11 @@ class TransformersScorer:
         for row, tokens in enumerate(answers):
             targets[row, : tokens.size] = torch.from_numpy(tokens)
             is_read[row, : tokens.size] = True
+        targets, is_read = targets.to(self._device), is_read.to(self._device)
         hidden = last.expand(rows, 1, -1)
         if width > 1:  # the last token is only predicted, never read
             cache.batch_repeat_interleave(rows)
-            seen = torch.cat([torch.ones(rows, prompt_size), is_read[:, :-1]], dim=1).long()
+            seen = torch.cat([is_read.new_ones(rows, prompt_size), is_read[:, :-1]], dim=1).long()
             after = self._model.base_model(
                 input_ids=targets[:, :-1], attention_mask=seen, past_key_values=cache
             ).last_hidden_state
@@ -190,7 +197,7 @@ class TransformersScorer:
         for start in range(0, targets.numel(), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             logprobs = torch.log_softmax(head(hidden[rows]).float() / temperature, dim=-1)
-            prices[rows] = logprobs.gather(1, targets[rows, None]).squeeze(1).numpy()
+            prices[rows] = logprobs.gather(1, targets[rows, None]).squeeze(1).cpu().numpy()
         return prices
 
 

@@ -77,7 +77,7 @@ class _Member:
     name: str
     manager_id: int
     handle: Any
-    last_answer: float
+    last_beat: float
     is_ready: bool = False
     heartbeat_open: bool = False
 
@@ -168,7 +168,6 @@ class Fleet:
             if not result.ok:
                 events += self._lose(actor, _first_line(result.get()))
                 continue
-            member.last_answer = now
             if call is not None:
                 events += self._answer(member, call.context, result.get())
         events += self._expire(now)
@@ -248,8 +247,9 @@ class Fleet:
 
     def _heartbeat(self, now: float) -> None:
         for member in list(self._members.values()):
-            due = now - member.last_answer > HEARTBEAT_EVERY_S
+            due = now - member.last_beat > HEARTBEAT_EVERY_S
             if member.is_ready and due and not member.heartbeat_open:
+                member.last_beat = now
                 member.heartbeat_open = self.call(
                     member.name, "status", {}, context=_HEARTBEAT, deadline_s=HEARTBEAT_DEADLINE_S
                 )

@@ -83,6 +83,7 @@ def build_reference(
         dtype=config.model.dtype,
         batch_tokens=config.reference.batch_tokens,
         threads=config.placement.threads_per_actor,
+        device="cuda" if config.reference.num_gpus else "cpu",
     )
     return ReferenceActor(name, scorer, store, config.rollout.temperature)
 
