@@ -108,7 +108,7 @@ class RunDirectory:
             for folder in (run.batches, run.checkpoints, run.wandb):
                 folder.mkdir()
             run.config_file.write_text(resolved_yaml(config), encoding="utf-8")
-            (run.path / "config.sha256").write_text(config_hash(config) + "\n", encoding="utf-8")
+            run.write_hash(config)
             write_json(run.path / "host.json", host_facts())
             run.write_status(Status(state="starting", pid=os.getpid()))
         except OSError as error:
@@ -204,6 +204,10 @@ class RunDirectory:
     def config(self) -> Config:
         """The configuration that the run was started with."""
         return load_config([self.config_file])
+
+    def write_hash(self, config: Config) -> None:
+        """Keep the hash of ``config.yaml`` beside it."""
+        (self.path / "config.sha256").write_text(config_hash(config) + "\n", encoding="utf-8")
 
     def status(self) -> Status | None:
         """The last status; None if none was written or it cannot be read."""

@@ -83,6 +83,7 @@ class Swaps:
         partial = self._run.config_file.with_suffix(".partial")
         partial.write_text(resolved_yaml(config), encoding="utf-8")
         partial.replace(self._run.config_file)
+        self._run.write_hash(config)
         text = ", ".join(f"{name}: {versions[name]}" for name in panel.fleets)
         text = f"swap {request.number} is in force, generation {panel.generation}: {text}"
         write_json(request.answer, {"state": "in force", "text": text, "unix_s": time.time()})

@@ -12,7 +12,7 @@ from cluster.panel import Panel
 from cluster.run_directory import RunDirectory, Status
 from cluster.swaps import Swaps, check_swap, kept_principles, swap_principles
 from safeladder.config import Config
-from safeladder.config_loading import load_config
+from safeladder.config_loading import config_hash, load_config
 from safeladder.errors import (
     ConfigError,
     DataError,
@@ -67,6 +67,7 @@ def test_what_is_in_force_stands_in_the_runs_config_for_resume(
     assert "generation 1" in text
     assert "safety: rules 2" in text
     assert run.config() == wanted != config
+    assert (run.path / "config.sha256").read_text().strip() == config_hash(wanted)
     assert swaps.next_request() is None
 
 
