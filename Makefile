@@ -25,7 +25,7 @@ test: setup  ## tests that need no GPU and no minutes: the fast tier, then real 
 	$(PYTHON) -m pytest -m "not slow and not gpu"
 
 test-fast: setup  ## the fast tier alone (under a minute)
-	$(PYTHON) -m pytest -m "not engine and not ray and not slow and not gpu"
+	$(PYTHON) -m pytest -m "not process and not engine and not ray and not slow and not gpu"
 
 test-engine: setup  ## the tiers with real engines alone
 	$(PYTHON) -m pytest -m "(engine or ray) and not slow and not gpu"

@@ -73,9 +73,12 @@ def main(mark: str, folder: str) -> None:
     deadline = time.monotonic() + GRACE_S
     while (members := look(mark, members)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for process in members:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    deadline = time.monotonic() + GRACE_S
+    while members and time.monotonic() < deadline:  # a parent may start another while it dies
+        for process in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        members = look(mark, members)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -7,6 +7,8 @@ import pytest
 from tests.abuse.__main__ import CORPORA, main
 from tests.abuse.outcome import Outcome, tally
 
+pytestmark = pytest.mark.process
+
 
 def test_what_gets_through_fails_the_run_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     corpora = {

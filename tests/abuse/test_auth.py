@@ -15,6 +15,8 @@ from tests.abuse import auth
 from tests.abuse.certificates import Authority
 from tests.cluster.verifier_fakes import LengthVerifier, make_request
 
+pytestmark = pytest.mark.process
+
 
 def test_everybody_of_the_matrix_is_refused_and_honest_callers_are_served() -> None:
     outcomes = auth.run()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from safeladder.records import VerdictStatus
 from tests.abuse.judges import ask, run
+
+pytestmark = pytest.mark.process
 
 
 def test_every_attack_on_judges_is_contained() -> None:

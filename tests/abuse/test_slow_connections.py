@@ -17,6 +17,8 @@ from safeladder.errors import EnvironmentUnfitError
 from tests.abuse.slow_connections import END_STREAM, HEADERS_TYPE, Slow
 from tests.cluster.verifier_fakes import LengthVerifier, make_request
 
+pytestmark = pytest.mark.process
+
 NUMBER = 1000
 
 

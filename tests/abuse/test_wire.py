@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import psutil
+import pytest
 
 from tests.abuse import wire
+
+pytestmark = pytest.mark.process
 
 MAX_GROWTH_BYTES = 48 * 1024 * 1024
 

@@ -13,6 +13,8 @@ from safeladder.records import InvalidCause
 from tests.rewards.samples import sample
 from tests.runs.faulty import Stuck
 
+pytestmark = pytest.mark.process
+
 
 class NoStore:
     async def put(self, value: Any) -> Any: ...

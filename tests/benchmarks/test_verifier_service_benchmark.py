@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.verifier_load import BODY_BYTES, hostile_bodies, make_body
 from benchmarks.verifier_service import Plan, bars, measure
 from cluster import wire
+
+pytestmark = pytest.mark.process
 
 
 def test_the_body_has_the_size_that_is_promised_and_the_hostile_ones_are_refused() -> None:

@@ -22,6 +22,8 @@ from safeladder.errors import VerifierUnavailableError
 from safeladder.records import InvalidCause, Message, Prompt
 from tests.cluster.test_verifier_process import wait_for
 
+pytestmark = pytest.mark.process
+
 CONFIG = Config.model_validate(
     {
         "run": {"name": "r", "steps": 1},

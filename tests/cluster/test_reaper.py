@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,8 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from cluster.reaper import VARIABLE, look, reaper
+
+pytestmark = pytest.mark.process
 
 MARK = "mark-of-this-test"
 
@@ -21,7 +25,7 @@ MARK = "mark-of-this-test"
 def parent_of_unmarked() -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
     """A marked process with a child whose environment is empty, as Ray's agents' is."""
     parent = subprocess.Popen(
-        ["sh", "-c", "env -i sleep 300 & wait"], env={**os.environ, VARIABLE: MARK}
+        ["sh", "-c", "env -i sleep 300 & wait; sleep 300"], env={**os.environ, VARIABLE: MARK}
     )
     watched = psutil.Process(parent.pid)
     try:
@@ -52,9 +56,10 @@ def test_closing_ends_the_run_and_its_folder_and_spares_the_others(tmp_path: Pat
         with parent_of_unmarked() as (parent, child):
             with reaper(MARK, str(folder), dict(os.environ)):
                 pass
-            assert parent.wait(timeout=10) != 0
+            assert parent.wait(timeout=10) == -signal.SIGKILL
             assert not folder.exists()
             assert psutil.wait_procs([child], timeout=10)[1] == []
+            assert look(MARK, set()) == set()  # nor what the parent began as its child died
         assert other.poll() is None
     finally:
         other.kill()

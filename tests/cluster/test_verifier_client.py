@@ -20,6 +20,8 @@ from safeladder.errors import ConfigError, VerifierUnavailableError
 from safeladder.records import InvalidCause, Verdict
 from tests.cluster.verifier_fakes import LengthVerifier, make_request
 
+pytestmark = pytest.mark.process
+
 REQUESTS = [make_request(i, "x" * 10 * i) for i in range(3)]
 
 

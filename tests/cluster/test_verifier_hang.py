@@ -28,6 +28,8 @@ from tests.cluster.test_verifier_process import ROOT, wait_for
 from tests.cluster.verifier_fakes import LengthVerifier, make_request
 from tests.runs.faulty import Stuck
 
+pytestmark = pytest.mark.process
+
 HANG = make_request(0, "hang")
 FINE = make_request(1, "fine")
 

@@ -25,6 +25,8 @@ from safeladder.errors import ConfigError, EnvironmentUnfitError
 from tests.abuse.certificates import Authority
 from tests.cluster.verifier_fakes import make_request
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 from pathlib import Path

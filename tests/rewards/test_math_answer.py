@@ -19,6 +19,8 @@ from safeladder.errors import VerifierUnavailableError
 from safeladder.records import InvalidCause, Verdict
 from tests.rewards.samples import sample
 
+pytestmark = pytest.mark.process
+
 STAND_IN = """
 import json, sys, time
 print(json.dumps({"ready": True}), flush=True)

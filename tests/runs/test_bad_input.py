@@ -18,6 +18,8 @@ from safeladder.config_loading import load_config
 
 from .leftovers import command
 
+pytestmark = pytest.mark.process
+
 Write = Callable[..., Path]
 DEADLINE_S = 120.0
 """For a busy machine: on an idle one each command takes about a second."""

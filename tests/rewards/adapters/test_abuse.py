@@ -11,6 +11,8 @@ from tests.abuse.outcome import Outcome
 from tests.abuse.sandbox import run
 from tests.abuse.sandbox_attacks import ATTACKS
 
+pytestmark = pytest.mark.process
+
 WAIT_FOR_THE_DEADLINE = {
     *("busy_loop", "ignore_signals", "await_forever", "stop_self", "patch_time", "print_gigabyte"),
     *("become_another", "close_and_stay", "patch_builtins", "allocate_in_forks", "huge_number"),

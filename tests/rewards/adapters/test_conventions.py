@@ -11,6 +11,8 @@ from safeladder.records import InvalidCause, ScoreRequest, VerdictStatus
 from tests.rewards.adapters.running import built, verdicts
 from tests.rewards.samples import sample
 
+pytestmark = pytest.mark.process
+
 FOUR = sample("It is 4", "What is 2 + 2?", reference="4", sample_id="0/3/0")
 FIVE = sample("5", "What is 2 + 3?", reference="5", sample_id="0/3/1")
 GSM8K = replace(FOUR, meta={"data_source": "openai/gsm8k", "extra_info": {"index": 3}})

@@ -25,6 +25,8 @@ from tests.rewards.adapters.running import scored
 from tests.rewards.samples import sample
 from tests.rewards.stand_ins import WordRule
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[3]
 FOUR = sample("It is 4", "What is 2 + 2?", reference="4", meta={"uuid": "u1"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

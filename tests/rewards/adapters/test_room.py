@@ -15,6 +15,8 @@ import pytest
 import rewards.adapters
 from rewards.judging import SampleVerifier
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[3]
 MODULES = [f"rewards.adapters.{m.name}" for m in pkgutil.iter_modules(rewards.adapters.__path__)]
 CHILD = ["worker", "shapes", "isolation", "syscalls"]

@@ -26,6 +26,8 @@ from safeladder.records import InvalidCause, VerdictStatus
 from tests.rewards.adapters.running import FUNCTIONS, built, scored, verdicts
 from tests.rewards.samples import sample
 
+pytestmark = pytest.mark.process
+
 TOLD = f"{FUNCTIONS}/verl_rewards.py:as_told"
 MODES = ["limits", pytest.param("namespaces", marks=pytest.mark.skipif(
     not has_namespaces(), reason="this kernel grants no user namespaces"))]  # fmt: skip
