@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -169,7 +170,11 @@ def hostile_bodies() -> list[bytes]:
 
 
 async def _attack(port: int, folder: Path) -> None:
-    """Begin at a line of stdin, end at the next, and so on."""
+    """Begin at a line of stdin, end at the next, and so on.
+
+    At the lowest priority: an attacker's own work would not run on the service's machine.
+    """
+    os.nice(19)
     service_process.allow_open_files(SLOW_CONNECTIONS + 128)
     while await asyncio.to_thread(sys.stdin.readline):
         writers = await _connect_slowly(port)
@@ -196,17 +201,19 @@ async def _connect_slowly(port: int) -> list[asyncio.StreamWriter]:
 
 
 async def _send_hostile(port: int, folder: Path, counts: dict[str, int]) -> None:
-    bodies = hostile_bodies()
+    calls = [
+        verifier_pb2.Envelope(
+            schema_version=wire.SCHEMA_VERSION, principle=PRINCIPLE, payload=body
+        ).SerializeToString()
+        for body in hostile_bodies()
+    ]
     async with _channel(port, folder) as channel:
         call: Any = channel.unary_unary(SERVICE)
         while True:
-            body = bodies[counts["hostile_sent"] % len(bodies)]
-            envelope = verifier_pb2.Envelope(
-                schema_version=wire.SCHEMA_VERSION, principle=PRINCIPLE, payload=body
-            )
+            sent = calls[counts["hostile_sent"] % len(calls)]
             next_s = time.monotonic() + 1 / HOSTILE_PER_S
             try:
-                await call(envelope.SerializeToString(), timeout=CALL_S)
+                await call(sent, timeout=CALL_S)
                 refused = False
             except grpc.aio.AioRpcError as error:
                 refused = error.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.verifier_load import Attack, Load, Round
+from benchmarks.verifier_load import HOSTILE_PER_S, Attack, Load, Round
 from benchmarks.verifier_servers import ECHO, SERVICE, make_certificates
 
 MIN_THROUGHPUT = 0.8
 MAX_P99 = 2.0
 MAX_P99_ATTACKED = 1.5
+MIN_HOSTILE_PER_S = 0.9 * HOSTILE_PER_S
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ async def attack(port: int, folder: Path, plan: Plan) -> dict[str, float]:
         "slow_connections": attacker.connections,
         "hostile_sent": attacker.hostile_sent,
         "hostile_refused": attacker.hostile_refused,
+        "hostile_per_s": attacker.hostile_sent / (plan.rounds * plan.round_s),
     }
     figures["attacked_ratio_p99_ms"] = figures["attacked_p99_ms"] / figures["quiet_p99_ms"]
     return figures
@@ -116,7 +118,8 @@ def bars(figures: Mapping[str, float]) -> dict[str, bool]:
         held[f"{way} throughput"] = figures[f"{way}_ratio_per_s"] >= MIN_THROUGHPUT
         held[f"{way} p99"] = figures[f"{way}_ratio_p99_ms"] <= MAX_P99
     held["p99 under attack"] = figures["attacked_ratio_p99_ms"] <= MAX_P99_ATTACKED
-    held["hostile refused"] = figures["hostile_refused"] == figures["hostile_sent"] > 0
+    held["hostile refused"] = figures["hostile_refused"] == figures["hostile_sent"]
+    held["hostile rate"] = figures["hostile_per_s"] >= MIN_HOSTILE_PER_S
     return held
 
 

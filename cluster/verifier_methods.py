@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from cluster import wire
@@ -36,13 +36,19 @@ MAX_NAME_CHARS = 256
 """Of request id, idempotency key and principle: they are echoed and kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Served:
     """One principle's verifier, and how it is asked."""
 
     verifier: Verifier
     batcher: Batcher
     pace: Pace
+
+    @cached_property
+    def quick_rule(self) -> RuleVerifier | None:
+        """The verifier, if it judges without a thread."""
+        rule = self.verifier
+        return rule if isinstance(rule, RuleVerifier) and rule.runs_inline else None
 
 
 class VerifierMethods:
@@ -115,8 +121,8 @@ class VerifierMethods:
         if (kept := self._answers.kept(key)) is not None:
             return kept
         samples = await _read(body)
-        rule = served.verifier
-        if len(samples) == 1 and isinstance(rule, RuleVerifier) and rule.runs_inline:
+        rule = served.quick_rule
+        if rule is not None and len(samples) == 1:
             # A quick rule judges one sample without waiting: no deadline could interrupt it, and
             # nobody could join it while it runs.
             verdicts = [rule.settle_now(samples[0])]

@@ -61,12 +61,13 @@ class SampleVerifier(ABC):
 
     def __init__(self, principle: str, options: Mapping[str, Any]) -> None:
         self.principle = principle
+        self._name = f"{type(self).__module__}:{type(self).__qualname__}"
         self._version = verifier_version(self.code_version, options)
 
     @property
     def name(self) -> str:
         """Import path of the class."""
-        return f"{type(self).__module__}:{type(self).__qualname__}"
+        return self._name
 
     @property
     def version(self) -> str:
@@ -228,11 +229,11 @@ def _fault(judgment: object) -> str | None:
         kind = type(judgment).__name__
         number = repr(judgment) if isinstance(judgment, int | float) else "1.0"
         return f"judge must return Judgment, got {kind}; write Judgment({number})"
-    if not isinstance(judgment.score, Real):
+    if not isinstance(judgment.score, (float, Real)):  # the plain type first: quicker
         return f"the score of a Judgment is a number, got {type(judgment.score).__name__}"
     for field in ("label", "evidence"):
         value = getattr(judgment, field)
-        if not isinstance(value, str | None):
+        if value is not None and not isinstance(value, str):
             return f"the {field} of a Judgment is text or None, got {type(value).__name__}"
     return None
 
