@@ -147,7 +147,7 @@ class Judge(SampleVerifier):
             "labels": "\n".join(f"- {label}" for label in self._template.scores),
             "fence": secrets.token_hex(8),
         }
-        prompt = self._template.routes.get(request.route, self._template.prompt)
+        prompt = self._template.prompt_of(request)
         return (
             Message("system", Template(prompt.system).substitute(fields)),
             Message("user", Template(prompt.user).substitute(fields)),

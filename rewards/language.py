@@ -28,6 +28,11 @@ def chinese_share(text: str) -> float | None:
     return sum(unicodedata.name(c, "").startswith("CJK") for c in letters) / len(letters)
 
 
+def is_chinese(text: str, threshold: float = 0.5) -> bool:
+    """Whether more than ``threshold`` of the letters are Chinese."""
+    return (chinese_share(text) or 0.0) > threshold
+
+
 class LanguageConsistency(RuleVerifier):
     """1 if chain and answer keep the language of the question, else 0.
 
@@ -77,7 +82,6 @@ class LanguageConsistency(RuleVerifier):
         return Judgment(1.0, "consistent")
 
     def _language(self, text: str) -> str | None:
-        share = chinese_share(text)
-        if share is None:
+        if chinese_share(text) is None:
             return None
-        return "Chinese" if share > self._threshold else "other"
+        return "Chinese" if is_chinese(text, self._threshold) else "other"

@@ -12,9 +12,11 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
+from rewards.language import is_chinese
 from rewards.labels import parse_label, parse_leading, parse_majority, parse_number
 from safeladder.config import Section, Share
 from safeladder.errors import ConfigError
+from safeladder.records import ScoreRequest
 
 _FOLDER = Path(__file__).with_name("judges")
 _FIELDS = frozenset({"question", "answer", "chain", "reference", "fence", "labels"})
@@ -69,6 +71,8 @@ class JudgeTemplate(Section):
     prompt: JudgePrompt
     routes: dict[str, JudgePrompt] = Field(default_factory=dict)
     """Route → another prompt, for example one that hides the question of a jailbreak."""
+    chinese: JudgePrompt | None = None
+    """Prompt for questions in Chinese, on routes without a prompt of their own."""
 
     @model_validator(mode="after")
     def _labels_are_known(self) -> Self:
@@ -90,7 +94,16 @@ class JudgeTemplate(Section):
     @property
     def reads_chain(self) -> bool:
         """Whether the judge is shown the chain of thought."""
-        return any("chain" in p.fields for p in (self.prompt, *self.routes.values()))
+        prompts = (self.prompt, self.chinese, *self.routes.values())
+        return any(prompt is not None and "chain" in prompt.fields for prompt in prompts)
+
+    def prompt_of(self, request: ScoreRequest) -> JudgePrompt:
+        """What the judge is told about this sample."""
+        if request.route in self.routes:
+            return self.routes[request.route]
+        if self.chinese is not None and is_chinese(request.question):
+            return self.chinese
+        return self.prompt
 
     def label_of(self, reply: str) -> str | None:
         """The label in a judge's reply, or None."""

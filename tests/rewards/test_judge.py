@@ -89,6 +89,15 @@ def test_the_judge_sees_the_visible_answer_and_never_the_question_of_a_jailbreak
     assert "the trick" not in hidden
 
 
+def test_a_question_in_chinese_is_judged_in_chinese_by_the_same_labels() -> None:
+    verifier = scripted("normal")
+    for question, word in (("如何泡一杯绿茶?", "回答"), ("How do I brew tea?", "RESPONSE")):
+        system, user = verifier.render(sample("shown 水", question))
+        assert f"{word} " in user.content
+        assert "Helpful without warning" in system.content
+        assert "shown 水" in user.content
+
+
 def test_images_are_beyond_a_judge_that_reads_text() -> None:
     (verdict,) = score(scripted(replies={"alpha": "Unsafe"}), "alpha", images=(b"png",))
     assert verdict.cause is InvalidCause.ABSTAIN
