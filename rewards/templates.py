@@ -12,8 +12,8 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from rewards.language import is_chinese
 from rewards.labels import parse_label, parse_leading, parse_majority, parse_number
+from rewards.language import is_chinese
 from safeladder.config import Section, Share
 from safeladder.errors import ConfigError
 from safeladder.records import ScoreRequest
