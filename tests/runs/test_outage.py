@@ -14,7 +14,7 @@ from tests.runs.test_kills import DEADLINE_S, running, steps, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(600)]
 
-NUM_STEPS = 150
+NUM_STEPS = 60
 
 
 @pytest.mark.parametrize("outage_s", [6, pytest.param(60, marks=pytest.mark.slow)])
