@@ -208,4 +208,5 @@ def _audit_row(v: Verdict) -> dict[str, Any]:
         "evidence": v.evidence,
         "cause": v.cause,
         "latency_ms": v.latency_ms,
+        "disagreement": v.disagreement,
     }
