@@ -28,7 +28,9 @@ def score_command(config: Config, file: Path, out: Path | None, limit: int | Non
     if out is not None:
         _write(scored, out)
     console = Console(markup=False)
-    table = Table("principle", "rows", "mean", "scores 0 … 1", "not applicable", "invalid")
+    table = Table(
+        "principle", "rows", "mean", "scores 0 … 1", "not applicable", "invalid", "disagreement"
+    )
     for line in scored.summaries():
         causes = ", ".join(f"{cause} {n}" for cause, n in sorted(line.invalid.items()))
         table.add_row(
@@ -38,6 +40,7 @@ def score_command(config: Config, file: Path, out: Path | None, limit: int | Non
             bars(line.histogram),
             str(line.not_applicable or ""),
             causes,
+            "" if line.disagreement is None else f"{line.disagreement:.3f}",
         )
     console.print(table)
     for line in scored.summaries():
