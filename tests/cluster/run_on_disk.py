@@ -64,6 +64,7 @@ class DriverOnDisk:
         self._fence = ledger.raise_fence(step)
         self._rng = random.Random(self._fence)
         self._leases: dict[str, Lease] = {}
+        self._calls: list[Score] = []
         self._telemetry = Telemetry(
             config,
             run,
@@ -90,8 +91,9 @@ class DriverOnDisk:
                 self._leases[play.generate(grant, version=play.coordinator.status().version)] = (
                     grant.lease
                 )
-            for call in play.take(Score)[:1]:  # one by one, so that a swap finds groups half judged
-                self._judge(call)
+            self._calls += play.take(Score)
+            if self._calls:  # one by one and in any order, so that a swap finds groups half judged
+                self._judge(self._calls.pop(self._rng.randrange(len(self._calls))))
             self._write_down()
             if any(isinstance(command, Train) for command in play.open):
                 order = next(c for c in play.open if isinstance(c, Train)).order
@@ -104,7 +106,7 @@ class DriverOnDisk:
         self._write_down()
 
     def _judge(self, call: Score) -> None:
-        if self._rng.random() < 0.15:
+        if self._rng.random() < 0.25:
             self._play.send(ScoringLost(call.key, call.attempt, call.fleet, call.call))
             return
         said = tuple(verdict(call, index, self._judgement()) for index in call.indexes)

@@ -16,6 +16,7 @@ from cluster.ledger import Ledger
 from cluster.replay import replay
 from cluster.run_directory import RunDirectory
 from cluster.transitions import GroupState
+from cluster.verdict_log import read_fates
 from learners.batches import write_batch
 from safeladder.config import Config
 from safeladder.errors import ConfigError, ReplayError
@@ -43,7 +44,7 @@ def config_of(root: Path, weights: dict[str, float], rule: dict[str, Any]) -> Co
         run={"name": "replay", "root": str(root), "steps": 9},
         principles={name: {"verifier": "a:B", "on_invalid": "drop_sample"} for name in PRINCIPLES},
         routes={"safety": weights},
-        rollout={"group_size": 5, "max_concurrent_groups": 4},
+        rollout={"group_size": 5, "max_concurrent_groups": 4, "max_attempts": 2},
         reward={**BREAKER, **rule},
     )
 
@@ -68,7 +69,11 @@ def test_a_run_with_a_swap_and_a_resume_is_replayed_whole(
     weights = {sample.weights["safety"] for sample in found.samples}
     assert weights == {1.0, 0.1, 2.0}
     assert len(found.samples) < 14 * 5, "some were left out"
-    assert {row["attempt"] for row in read_lines(run.verdicts) if "attempt" in row} >= {1, 2}
+    twice = [fate for fate in read_fates(run).values() if fate.step and fate.attempt == 2]
+    assert twice, "some groups were trained in their second attempt"
+    rows = [row for row in read_lines(run.verdicts) if "attempt" in row]
+    assert {"unavailable", "timeout"} <= {row["cause"] for row in rows}
+    assert {(row["fence"], row["generation"]) for row in rows} == {(1, 0), (1, 1), (2, 0)}
 
 
 @pytest.fixture
