@@ -8,7 +8,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
-from statistics import fmean
 from typing import Any
 
 from cluster.coordinator import Coordinator
@@ -49,8 +48,8 @@ class Telemetry:
         self._tokens = 0
         self._generate_s = 0.0
         self._invalid: Counter[str] = Counter()
-        self._disagreements: defaultdict[str, list[float]] = defaultdict(list)
-        """Principle → those of its verdicts since the last step."""
+        self._disagreements: defaultdict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+        """Principle → verdicts of a quorum since the last step, and the sum of theirs."""
         self._canaries: dict[str, float] = {}
         self._generation = 0
         self._verdict_rows: list[dict[str, Any]] = []
@@ -130,7 +129,7 @@ class Telemetry:
         row |= {f"reward/{k}": v for k, v in _principle_means(order).items()}
         row |= {f"train/{k}": v for k, v in report.metrics.items()}
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}
-        row |= {f"disagreement/{k}": fmean(v) for k, v in self._disagreements.items()}
+        row |= {f"disagreement/{k}": total / n for k, (n, total) in self._disagreements.items()}
         self._disagreements.clear()
         row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
         self._tokens, self._generate_s = 0, 0.0
@@ -174,7 +173,8 @@ class Telemetry:
             if verdict.cause is not None:
                 self._invalid[f"{verdict.principle}/{verdict.cause}"] += 1
             if verdict.disagreement is not None:
-                self._disagreements[verdict.principle].append(verdict.disagreement)
+                num, total = self._disagreements[verdict.principle]
+                self._disagreements[verdict.principle] = num + 1, total + verdict.disagreement
 
     def _sample_rows(self, order: TrainOrder) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
