@@ -183,12 +183,21 @@ def verdicts(
     status: Annotated[str | None, typer.Option(help="ok, not_applicable or invalid.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Show the newest so many.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Compute every trained reward again; exit 7 if one differs."),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Show which verdicts a run's verifiers gave, and which update each of them moved."""
 
     def run() -> int:
-        from cluster.score_command import verdicts_command
+        from cluster.score_command import replay_command, verdicts_command
+
+        if replay:
+            if principle is not None or status is not None:
+                raise ConfigError("--replay takes --group and --step: a reward needs all verdicts")
+            return replay_command(run_dir, group, step, as_json=as_json)
 
         return verdicts_command(
             run_dir, group, step, principle, status, limit=limit, as_json=as_json

@@ -58,6 +58,7 @@ from cluster.protocol import (
     Tick,
     Train,
     VerdictsReady,
+    VerdictsTaken,
     WeightsPublished,
 )
 from cluster.services import VerifierServices
@@ -247,7 +248,6 @@ class Loop:
             self._keeper.take(event.context, event.value)
         elif isinstance(event.value, ScoredGroup):
             call: Score = event.context
-            self._telemetry.scored(event.value.verdicts)
             self._events.append(
                 VerdictsReady(call.key, call.attempt, fleet, call.call, tuple(event.value.verdicts))
             )
@@ -341,7 +341,7 @@ class Loop:
                 self._load(command)
             case Fail():
                 raise RunFailedError(command.text, command.exit_code)
-            case PauseTraining() | ResumeTraining() | Alert():
+            case PauseTraining() | ResumeTraining() | Alert() | VerdictsTaken():
                 self._telemetry.notice(command)
             case RetireFleet():
                 self._verifiers.pop(command.fleet).close()

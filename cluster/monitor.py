@@ -77,7 +77,8 @@ class Monitor:
     async def samples(self, step: int, rows: Sequence[Row]) -> None:
         """Sample completions with their verdicts: ``samples.jsonl`` and a table in W&B.
 
-        Each row: sample_id, version, prompt, response, reward, verdicts {principle: what it said}.
+        Each row: sample_id, version, prompt, response, reward, verdicts {principle: what it said},
+        disagreement {principle of a quorum: how far its members are apart}.
         Texts are left out if ``monitor.redact_samples`` is set.
         """
         if self._config.monitor.redact_samples:
@@ -263,10 +264,13 @@ def _log_table(run: Any, step: int, rows: Sequence[Row], principles: Sequence[st
     import wandb
 
     texts = ("sample_id", "version", "prompt", "response", "reward")
-    table = wandb.Table(columns=["train/step", *texts, *principles])
+    quorums = sorted({name for row in rows for name in row.get("disagreement", {})})
+    apart = [f"disagreement/{name}" for name in quorums]
+    table = wandb.Table(columns=["train/step", *texts, *principles, *apart])
     for row in rows:
         verdicts = row.get("verdicts", {})
         said = [None if verdicts.get(p) is None else str(verdicts[p]) for p in principles]
+        said += [row.get("disagreement", {}).get(p) for p in quorums]
         table.add_data(step, *(row.get(name) for name in texts), *said)
     run.log({"train/step": step, "train/samples": table})
 

@@ -39,6 +39,8 @@ class PrincipleSummary:
     """Of the OK scores; None without one."""
     histogram: tuple[int, ...]
     """OK scores in ``BINS`` equal bins of [0, 1]; the last bin holds 1 too."""
+    disagreement: float | None
+    """Mean of a quorum's; None for one judge alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def _rewards(
 
 def _summarize(principle: str, verdicts: Sequence[Verdict]) -> PrincipleSummary:
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    apart = [v.disagreement for v in verdicts if v.disagreement is not None]
     counts = Counter(min(int(score * BINS), BINS - 1) for score in scores)
     causes = Counter(verdict.cause.value for verdict in verdicts if verdict.cause is not None)
     return PrincipleSummary(
@@ -154,6 +157,7 @@ def _summarize(principle: str, verdicts: Sequence[Verdict]) -> PrincipleSummary:
         invalid=dict(causes),
         mean=sum(scores) / len(scores) if scores else None,
         histogram=tuple(counts[b] for b in range(BINS)),
+        disagreement=sum(apart) / len(apart) if apart else None,
     )
 
 

@@ -22,6 +22,7 @@ Who answers what:
 ``Publish``         ``WeightsPublished``
 ``LoadWeights``     ``EngineServing`` (an older version than asked: the load failed)
 ``RetireFleet``     nothing
+``VerdictsTaken``   nothing
 ==================  =============================================================================
 
 Every actor is announced by ``ActorJoined``, verifiers and references too: calls wait inside the
@@ -237,6 +238,21 @@ class ScoreReference:
 
 
 @dataclass(frozen=True, slots=True)
+class VerdictsTaken:
+    """These verdicts count, the INVALID ones that stand for lost calls or unfit answers included;
+    for the log. Of several on one sample, attempt and principle, the one of the last call is in
+    force."""
+
+    key: GroupKey
+    attempt: int
+    call: int
+    route: str
+    generation: int
+    """Of the panel that judges the group."""
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Train:
     """Run one optimizer step. A newer order for the same step replaces an older one."""
 
@@ -310,6 +326,7 @@ Command = (
     GrantLease
     | Score
     | ScoreReference
+    | VerdictsTaken
     | Train
     | Publish
     | LoadWeights

@@ -62,6 +62,7 @@ PLOTS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("Gradient norm", lambda m: m.startswith("train/grad")),
     ("Dropped groups, by reason", lambda m: m.startswith("dropped/")),
     ("Invalid verdicts, by cause", lambda m: m.startswith("invalid/")),
+    ("Disagreement of quorums", lambda m: m.startswith("disagreement/")),
 )
 """Title → which metrics of a training row it shows; one without any is left out."""
 

@@ -86,7 +86,14 @@ class Run:
             crew.bring_up(config.model.path, self._checkpoint)
             monitor = MonitorLink(config, self._directory.path, crew.verifier_versions)
             stack.callback(monitor.close)
-            telemetry = Telemetry(config, self._directory, monitor, self._terminal, pid=os.getpid())
+            telemetry = Telemetry(
+                config,
+                self._directory,
+                monitor,
+                self._terminal,
+                pid=os.getpid(),
+                fence=self._fence,
+            )
             self._before_rl(config, crew)
             coordinator = self._rl(config, crew, ledger, services, telemetry)
             self._evaluate("after", config, crew)
@@ -146,6 +153,7 @@ class Run:
         self._write_status("running")
         self._say(f"training: {config.run.steps - self._step} steps")
         coordinator = Coordinator(config, self._prompts, self._fence, ledger.snapshot())
+        telemetry.panel_in_force(crew.panel, crew.verifier_versions)
         swaps = Swaps(self._directory)
         keeper = PanelKeeper(self._config, crew, swaps, services, telemetry)
         Loop(

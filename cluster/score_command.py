@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.offline_scoring import PrincipleSummary, ScoredFile, score_file, verdict_row
+from cluster.replay import ReplayedSample, by_reason, replay
 from cluster.run_directory import RunDirectory
 from cluster.verdict_log import LoggedVerdict, parse_group, read_verdicts
 from safeladder.config import Config
-from safeladder.errors import ConfigError, VerifierUnavailableError
-from safeladder.records import VerdictStatus
+from safeladder.errors import ConfigError, ReplayError, VerifierUnavailableError
+from safeladder.records import Verdict, VerdictStatus
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -28,7 +29,9 @@ def score_command(config: Config, file: Path, out: Path | None, limit: int | Non
     if out is not None:
         _write(scored, out)
     console = Console(markup=False)
-    table = Table("principle", "rows", "mean", "scores 0 … 1", "not applicable", "invalid")
+    table = Table(
+        "principle", "rows", "mean", "scores 0 … 1", "not applicable", "invalid", "disagreement"
+    )
     for line in scored.summaries():
         causes = ", ".join(f"{cause} {n}" for cause, n in sorted(line.invalid.items()))
         table.add_row(
@@ -38,6 +41,7 @@ def score_command(config: Config, file: Path, out: Path | None, limit: int | Non
             bars(line.histogram),
             str(line.not_applicable or ""),
             causes,
+            "" if line.disagreement is None else f"{line.disagreement:.3f}",
         )
     console.print(table)
     for line in scored.summaries():
@@ -87,6 +91,36 @@ def verdicts_command(
     return 0
 
 
+def replay_command(run_dir: Path, group: str | None, step: int | None, *, as_json: bool) -> int:
+    """Print every sample whose reward does not follow from its verdicts, and every group of which
+    that cannot be told; with ``as_json`` those that agree too. Raises ``ReplayError`` if any."""
+    key = None if group is None else parse_group(group)
+    found = replay(RunDirectory.open(run_dir), group=key, step=step)
+    if as_json:
+        for sample in found.samples:
+            typer.echo(json.dumps({**dataclasses.asdict(sample), "agrees": sample.agrees}))
+        for gap in found.gaps:
+            typer.echo(json.dumps({**dataclasses.asdict(gap), "key": str(gap.key)}))
+    else:
+        for sample in found.disagreements:
+            typer.echo(_explained(sample))
+        for reason, gaps in by_reason(found.gaps):
+            num_samples = sum(len(gap.samples) for gap in gaps)
+            keys = ", ".join(str(gap.key) for gap in gaps)
+            typer.echo(f"cannot be replayed ({num_samples} samples): {reason}: groups {keys}")
+        num_agree = len(found.samples) - len(found.disagreements)
+        typer.echo(
+            f"{len(found.samples)} samples of {found.groups} groups were replayed: {num_agree} "
+            f"agree, {len(found.disagreements)} do not; {len(found.gaps)} groups cannot be replayed"
+        )
+    if found.disagreements or found.gaps:
+        raise ReplayError(
+            f"{run_dir}: {len(found.disagreements)} rewards differ from what their verdicts give, "
+            f"{len(found.gaps)} groups cannot be replayed"
+        )
+    return 0
+
+
 def bars(counts: tuple[int, ...]) -> str:
     """A histogram in one line of text.
 
@@ -95,6 +129,22 @@ def bars(counts: tuple[int, ...]) -> str:
     """
     top = max(counts, default=0) or 1
     return "".join(BARS[-(-count * (len(BARS) - 1) // top)] for count in counts)
+
+
+def _explained(sample: ReplayedSample) -> str:
+    stored = "left out" if sample.stored is None else f"reward {sample.stored!r}"
+    given = "left out" if sample.recomputed is None else repr(sample.recomputed)
+    said = ", ".join(
+        f"{name} {_said(verdict)} x {sample.weights[name]:g}"
+        for name, verdict in sample.verdicts.items()
+    )
+    return f"{sample.sample_id} in step {sample.step}: {stored}, by its verdicts {given}: {said}"
+
+
+def _said(verdict: Verdict) -> str:
+    return (
+        repr(verdict.score) if verdict.score is not None else str(verdict.cause or verdict.status)
+    )
 
 
 def _cells(logged: LoggedVerdict) -> list[str]:

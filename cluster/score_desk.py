@@ -24,6 +24,7 @@ from cluster.protocol import (
     ScoreReference,
     ScoringLost,
     VerdictsReady,
+    VerdictsTaken,
 )
 from cluster.rulings import Rulings
 from cluster.scoring import MIN_SIBLINGS, GroupScores, Outcome, PrincipleScores, has_variance
@@ -229,6 +230,7 @@ class ScoreDesk:
         return True
 
     def _follow(self, group: Group, scores: PrincipleScores, outcome: Outcome) -> None:
+        self._log(group, scores)
         match outcome:
             case "final":
                 self._end_pause(group, scores.principle)
@@ -241,6 +243,13 @@ class ScoreDesk:
                 self._rulings.drop(group, DropReason.INVALID, scores.explain())
             case "fail":
                 self._rulings.fail(scores.explain(), VerifierUnavailableError.exit_code)
+
+    def _log(self, group: Group, scores: PrincipleScores) -> None:
+        assert group.scores is not None, f"{group.key} has no scores"
+        verdicts, scores.unlogged = scores.unlogged, ()
+        if verdicts:
+            where = group.key, group.attempt, scores.call, group.route
+            self._rulings.emit(VerdictsTaken(*where, group.scores.generation, verdicts))
 
     def _conclude(self, group: Group) -> None:
         """Go on once the last principle is final, or as soon as too few siblings are left."""

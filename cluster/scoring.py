@@ -11,14 +11,14 @@ sample to which no principle applies has no reward and is left out like an inval
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.breaker import Breaker
 from cluster.panel import Panel
 from rewards.combine import combine_group
-from safeladder.config import PrincipleConfig
+from safeladder.config import PrincipleConfig, RewardConfig
 from safeladder.records import GroupKey, InvalidCause, Verdict, VerdictStatus
 
 MIN_SIBLINGS = 2
@@ -47,6 +47,8 @@ class PrincipleScores:
     left_out: set[int] = field(default_factory=set)
     call: int = 0
     """Calls made so far."""
+    unlogged: tuple[Verdict, ...] = ()
+    """What the newest answer, or its lack, came to."""
     num_retries: int = 0
     num_lost: int = 0
 
@@ -55,6 +57,7 @@ class PrincipleScores:
         outage no policy but ``fail`` costs a sample: the group waits until the verifier answers."""
         checked = self._checked(key, verdicts)
         self.breaker.note(checked)
+        self.unlogged = tuple(checked)
         self.verdicts.update(zip(self.open, checked, strict=True))
         invalid = [self.verdicts[i] for i in self.open if _is_invalid(self.verdicts[i])]
         self.open = tuple(i for i in self.open if _is_invalid(self.verdicts[i]))
@@ -162,8 +165,11 @@ class GroupScores:
 
     def rewards(self) -> tuple[float | None, ...]:
         """The combined reward of each sample; None where it is left out. Only when final."""
-        siblings = [self._judged(index) for index in range(self._size)]
-        return combine_group(self._weights, siblings, self._rule)
+        siblings = [
+            {name: s.verdicts[index] for name, s in self.principles.items()}
+            for index in range(self._size)
+        ]
+        return group_rewards(self._weights, siblings, self._rule)
 
     def audit(self) -> str:
         """JSON list of the newest verdicts of all samples, by principle and index."""
@@ -176,14 +182,21 @@ class GroupScores:
             ensure_ascii=False,
         )
 
-    def _judged(self, index: int) -> Mapping[str, Verdict] | None:
-        """The verdicts on one sample by principle; None if one is INVALID or none gives reward."""
-        verdicts = {name: s.verdicts[index] for name, s in self.principles.items()}
-        applies = any(
-            v.status is VerdictStatus.OK and name not in self._rule.gates
-            for name, v in verdicts.items()
-        )
-        return None if not applies or any(map(_is_invalid, verdicts.values())) else verdicts
+
+def group_rewards(
+    weights: Mapping[str, float], siblings: Sequence[Mapping[str, Verdict]], rule: RewardConfig
+) -> tuple[float | None, ...]:
+    """The combined reward of each sibling, from its final verdicts by principle; None if one of
+    them is INVALID or none gives reward."""
+    judged = [verdicts if _is_judged(verdicts, rule) else None for verdicts in siblings]
+    return combine_group(weights, judged, rule)
+
+
+def _is_judged(verdicts: Mapping[str, Verdict], rule: RewardConfig) -> bool:
+    applies = any(
+        v.status is VerdictStatus.OK and name not in rule.gates for name, v in verdicts.items()
+    )
+    return applies and not any(map(_is_invalid, verdicts.values()))
 
 
 def has_variance(rewards: tuple[float | None, ...]) -> bool:
@@ -208,4 +221,5 @@ def _audit_row(v: Verdict) -> dict[str, Any]:
         "evidence": v.evidence,
         "cause": v.cause,
         "latency_ms": v.latency_ms,
+        "disagreement": v.disagreement,
     }

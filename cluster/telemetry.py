@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,12 +14,12 @@ from cluster.coordinator import Coordinator
 from cluster.fleet import Lost
 from cluster.monitor_link import MonitorLink
 from cluster.panel import Panel
-from cluster.protocol import Alert, PauseTraining, ResumeTraining
+from cluster.protocol import Alert, PauseTraining, ResumeTraining, VerdictsTaken
 from cluster.remote import fetch
 from cluster.run_directory import RunDirectory, Status
 from cluster.terminal import Terminal
 from safeladder.config import Config
-from safeladder.records import GroupHeader, StepReport, TrainOrder, Verdict
+from safeladder.records import GroupHeader, StepReport, TrainOrder
 
 FETCH_DEADLINE_S = 30.0
 SAMPLES_IN_A_TABLE = 8
@@ -37,15 +37,19 @@ class Telemetry:
         terminal: Terminal,
         *,
         pid: int,
+        fence: int,
     ) -> None:
         self._config = config
         self._directory = directory
         self._monitor = monitor
         self._terminal = terminal
         self._pid = pid
+        self._fence = fence
         self._tokens = 0
         self._generate_s = 0.0
         self._invalid: Counter[str] = Counter()
+        self._disagreements: defaultdict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+        """Principle → verdicts of a quorum since the last step, and the sum of theirs."""
         self._canaries: dict[str, float] = {}
         self._generation = 0
         self._verdict_rows: list[dict[str, Any]] = []
@@ -59,13 +63,6 @@ class Telemetry:
         self._tokens += sum(header.lengths)
         self._generate_s = max(self._generate_s, header.generate_s)
         self.tokens_total += sum(header.lengths)
-
-    def scored(self, verdicts: Sequence[Verdict]) -> None:
-        """Verdicts came from a verifier, final or not."""
-        self._verdict_rows += [asdict(verdict) for verdict in verdicts]
-        for verdict in verdicts:
-            if verdict.cause is not None:
-                self._invalid[f"{verdict.principle}/{verdict.cause}"] += 1
 
     def actor_lost(self, fleet: str, lost: Lost) -> None:
         """An actor died or was given up."""
@@ -81,23 +78,32 @@ class Telemetry:
         """A round of canaries came back."""
         self._canaries[f"canary/{principle}_wrong"] = float(wrong)
 
-    def panel_changed(self, panel: Panel, versions: Mapping[str, str], text: str) -> None:
-        """A hot swap is in force: marked in the verdict log, in W&B and on the terminal."""
+    def panel_in_force(self, panel: Panel, versions: Mapping[str, str]) -> None:
+        """Who judges from now on, and what makes a reward: marked in the verdict log, so that
+        every reward can be computed again from what stands there."""
         self._generation = panel.generation
         mark = {
             "event": "principles",
+            "fence": self._fence,
             "generation": panel.generation,
             "unix_s": time.time(),
             "verifiers": dict(versions),
             "routes": {name: dict(weights) for name, weights in panel.config.routes.items()},
+            "reward": panel.config.reward.model_dump(mode="json"),
         }
         self._verdict_rows.append(mark)
+
+    def panel_changed(self, panel: Panel, versions: Mapping[str, str], text: str) -> None:
+        """A hot swap is in force: marked in the verdict log, in W&B and on the terminal."""
+        self.panel_in_force(panel, versions)
         self._canaries = {}
         self.alert("principles", text)
 
-    def notice(self, command: Alert | PauseTraining | ResumeTraining) -> None:
+    def notice(self, command: Alert | PauseTraining | ResumeTraining | VerdictsTaken) -> None:
         """What the coordinator wants people to know."""
-        if isinstance(command, Alert):
+        if isinstance(command, VerdictsTaken):
+            self._scored(command)
+        elif isinstance(command, Alert):
             self.alert(command.kind, command.text)
         elif isinstance(command, PauseTraining):
             self.alert("pause", f"training is paused: {command.reason}")
@@ -123,6 +129,8 @@ class Telemetry:
         row |= {f"reward/{k}": v for k, v in _principle_means(order).items()}
         row |= {f"train/{k}": v for k, v in report.metrics.items()}
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}
+        row |= {f"disagreement/{k}": total / n for k, (n, total) in self._disagreements.items()}
+        self._disagreements.clear()
         row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
         self._tokens, self._generate_s = 0, 0.0
         self._monitor.send("record", kind="train", values=row)
@@ -150,6 +158,24 @@ class Telemetry:
         for text in self._monitor.take_notices():
             self.alert("monitor", text)
 
+    def _scored(self, taken: VerdictsTaken) -> None:
+        """Each verdict goes into the log with what its reward is to be computed by. Quorums are
+        measured on all groups: those that are trained disagree less, or they were dropped."""
+        place = {
+            "attempt": taken.attempt,
+            "call": taken.call,
+            "route": taken.route,
+            "fence": self._fence,
+            "generation": taken.generation,
+        }
+        for verdict in taken.verdicts:
+            self._verdict_rows.append(asdict(verdict) | place)
+            if verdict.cause is not None:
+                self._invalid[f"{verdict.principle}/{verdict.cause}"] += 1
+            if verdict.disagreement is not None:
+                num, total = self._disagreements[verdict.principle]
+                self._disagreements[verdict.principle] = num + 1, total + verdict.disagreement
+
     def _sample_rows(self, order: TrainOrder) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for group in order.groups[:SAMPLES_IN_A_TABLE]:
@@ -167,6 +193,11 @@ class Telemetry:
                     "response": completion.text,
                     "reward": group.rewards[0],
                     "verdicts": {v["principle"]: v["label"] or v["score"] for v in verdicts},
+                    "disagreement": {
+                        v["principle"]: v["disagreement"]
+                        for v in verdicts
+                        if v["disagreement"] is not None
+                    },
                 }
             )
         return rows

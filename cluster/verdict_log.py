@@ -1,8 +1,9 @@
 """``safeladder verdicts``: which verdicts there were, and which update each of them moved.
 
-Joins three things that a run leaves: ``verdicts.jsonl`` (every verdict, retries and INVALID ones
-included), the ledger (what became of the group) and ``batches/`` (the reward that was trained).
-Reads only; a run may be going on.
+Joins three things that a run leaves: ``verdicts.jsonl`` (every verdict that counted, retries and
+INVALID ones included), the ledger (what became of the group) and ``batches/`` (the reward that was
+trained). Reads only; a run may be going on. Whether the reward follows from the verdicts is the
+business of ``replay``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from learners.batches import read_batch
 from safeladder.errors import ConfigError
 from safeladder.records import GroupKey
 
-_STATES = "SELECT epoch, ordinal, state, step, reason, detail FROM groups"
+_STATES = "SELECT epoch, ordinal, state, step, reason, detail, attempt FROM groups"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Fate:
     """Step that trained it, or was about to."""
     reason: str | None
     detail: str
+    attempt: int
+    """In force at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class LoggedVerdict:
     """The fields of ``records.Verdict``."""
     fate: Fate
     reward: float | None
-    """Reward with which the sample was trained; None if it was not."""
+    """Reward with which the sample was trained; None if it was not, or in another attempt."""
 
 
 def parse_group(text: str) -> GroupKey:
@@ -69,13 +72,14 @@ def read_verdicts(
     Verdicts of an attempt that was given up are there too; the fate is that of the newest attempt.
     Raises ``ConfigError`` for a principle that the run never had.
     """
-    fates = _fates(run)
+    fates = read_fates(run)
     rewards: dict[int, dict[str, float]] = {}
     if principle is not None and principle not in (known := run.config().principles):
         raise ConfigError(f"--principle {principle}: this run has {', '.join(sorted(known))}")
     for verdict in read_lines(run.verdicts):
-        key, fate = _place(verdict, fates)
-        if key is None or fate is None or (group is not None and key != group):
+        key = group_of(verdict)
+        fate = None if key is None else fates.get(key)
+        if fate is None or group not in (None, key):
             continue
         if step is not None and fate.step != step:
             continue
@@ -83,23 +87,23 @@ def read_verdicts(
             continue
         if fate.step is not None and fate.step not in rewards:
             rewards[fate.step] = _rewards(run, fate.step)
-        reward = rewards[fate.step].get(verdict["sample_id"]) if fate.step is not None else None
+        reward = None
+        if fate.step is not None and verdict.get("attempt", fate.attempt) == fate.attempt:
+            reward = rewards[fate.step].get(verdict["sample_id"])
         yield LoggedVerdict(verdict, fate, reward)
 
 
-def _place(
-    verdict: Mapping[str, Any], fates: Mapping[GroupKey, Fate]
-) -> tuple[GroupKey | None, Fate | None]:
-    """The group of a verdict; None for a line of no group: an evaluation's, the mark of a swap."""
+def group_of(verdict: Mapping[str, Any]) -> GroupKey | None:
+    """The group of a verdict; None for a line of no group: an evaluation's, the mark of a panel."""
     try:
         epoch, ordinal, _ = map(int, str(verdict.get("sample_id")).split("/"))
     except ValueError:
-        return None, None
-    key = GroupKey(epoch, ordinal)
-    return key, fates.get(key)
+        return None
+    return GroupKey(epoch, ordinal)
 
 
-def _fates(run: RunDirectory) -> dict[GroupKey, Fate]:
+def read_fates(run: RunDirectory) -> dict[GroupKey, Fate]:
+    """What became of every group. Raises ``ConfigError`` without a ledger."""
     if not run.ledger.is_file():
         raise ConfigError(f"{run.path} has no ledger: training has not begun")
     uri = f"file:{run.ledger}?mode=ro"

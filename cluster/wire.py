@@ -26,7 +26,7 @@ from safeladder.records import (
     VerdictStatus,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of a body's layout; other versions are refused."""
 MAX_BODY_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """gRPC's default limit of 4 MiB for a message, less room for the envelope."""
@@ -78,6 +78,7 @@ class _VerdictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cause: InvalidCause | None
     retryable: bool
     latency_ms: float
+    disagreement: float | None
 
 
 class _AnswerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -224,6 +225,7 @@ def _verdict_fields(verdict: Verdict) -> Mapping[str, Any]:
         "cause": None if verdict.cause is None else verdict.cause.value,
         "retryable": verdict.retryable,
         "latency_ms": verdict.latency_ms,
+        "disagreement": verdict.disagreement,
     }
 
 
@@ -244,6 +246,7 @@ def _verdict(body: Buffer, path: str, principle: str, answer: _AnswerBody) -> Ve
             cause=item.cause,
             retryable=item.retryable,
             latency_ms=item.latency_ms,
+            disagreement=item.disagreement,
         )
     except ValueError as error:
         raise WireError(f"{path}: {error}") from error

@@ -1,7 +1,8 @@
 """Several verifiers of one principle, asked together: the median of those that answer.
 
 Owns the agreement. Fewer answers than ``need``, or scores further apart than ``max_spread``, are
-INVALID(abstain): a quorum that does not agree has no opinion. It does not know what is judged.
+INVALID(abstain): a quorum that does not agree has no opinion. How far apart the scores were is the
+verdict's ``disagreement`` either way. It does not know what is judged.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ class Quorum:
             "verifier_version": self.version,
             "evidence": evidence[:EVIDENCE_CHARS],
             "latency_ms": max(vote.latency_ms for vote in votes),
+            "disagreement": spread if len(scores) > 1 else None,
         }
         if all(vote.status is VerdictStatus.NOT_APPLICABLE for vote in votes):
             return Verdict(status=VerdictStatus.NOT_APPLICABLE, **fields)

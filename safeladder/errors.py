@@ -11,6 +11,7 @@
     ├── DivergedError            5   training stopped by a guard
     ├── NotResumableError        6   no checkpoint that verifies
     │   └── ChecksumError        6   bytes that differ from their manifest
+    ├── ReplayError              7   a reward that its stored verdicts do not give
     ├── FencedError             75   a newer driver owns this run
     ├── PreemptedError          75   told to stop from outside; safe to resume
     └── RunFailedError           *   a run that cannot go on; carries the code of its reason
@@ -70,6 +71,13 @@ class NotResumableError(SafeladderError):
 
 class ChecksumError(NotResumableError):
     """Stored bytes differ from the checksum in their manifest."""
+
+
+class ReplayError(SafeladderError):
+    """Rewards that a run trained with do not follow, or cannot be shown to follow, from the
+    verdicts that it stored."""
+
+    exit_code = 7
 
 
 class FencedError(SafeladderError):

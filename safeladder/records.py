@@ -195,8 +195,8 @@ class InvalidCause(StrEnum):
 class Verdict:
     """What one verifier said about one sample under one principle.
 
-    Raises ``ValueError`` on construction if a failure carries a number, if an OK verdict lacks one,
-    or if a score is not finite and in [0, 1].
+    Raises ``ValueError`` on construction if a failure carries a score, if an OK verdict lacks one,
+    or if a score or a disagreement is not finite and in [0, 1].
     """
 
     sample_id: str
@@ -211,6 +211,8 @@ class Verdict:
     cause: InvalidCause | None = None
     retryable: bool = False
     latency_ms: float = 0.0
+    disagreement: float | None = None
+    """How far apart the members of a quorum are, in [0, 1]; None if one judge spoke alone."""
 
     def __post_init__(self) -> None:
         if self.status is VerdictStatus.OK:
@@ -222,6 +224,10 @@ class Verdict:
             raise ValueError(f"{self.principle}: a verdict that is {self.status} carries no score")
         if (self.status is VerdictStatus.INVALID) != (self.cause is not None):
             raise ValueError(f"{self.principle}: a cause belongs to INVALID, and INVALID needs one")
+        if self.disagreement is not None and not 0 <= self.disagreement <= 1:
+            raise ValueError(
+                f"{self.principle}: a disagreement is in [0, 1], got {self.disagreement}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,8 +57,10 @@ class Caller:
 
 def _ask(principle: str = "safety") -> dict[str, bytes]:
     body = wire.join_requests([wire.pack_request(make_request())])
-    envelope = verifier_pb2.Envelope(schema_version=1, principle=principle, payload=body)
-    describe = verifier_pb2.DescribeRequest(schema_version=1, principle=principle)
+    envelope = verifier_pb2.Envelope(
+        schema_version=wire.SCHEMA_VERSION, principle=principle, payload=body
+    )
+    describe = verifier_pb2.DescribeRequest(schema_version=wire.SCHEMA_VERSION, principle=principle)
     reflect = reflection_pb2.ServerReflectionRequest(list_services="")
     watch = health_pb2.HealthCheckRequest(service=SERVICE)
     return {

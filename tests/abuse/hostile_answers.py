@@ -87,12 +87,14 @@ def _states() -> Iterator[Lie]:
 
 
 def _fields() -> Iterator[Lie]:
-    for name in ("sample_id", "status", "score", "label", "evidence", "cause", "retryable"):
+    names = "sample_id", "status", "score", "label", "evidence", "cause", "retryable"
+    for name in (*names, "disagreement"):
         yield _body(lambda body, name=name: body["verdicts"][1].pop(name))
     yield _verdict(reward=1.0)
     yield _body(lambda body: body.update(reward=1.0))
     yield _verdict(latency_ms=math.nan)
     yield _verdict(latency_ms=-1.0)
+    yield from (_verdict(disagreement=one) for one in (math.nan, math.inf, -0.1, 1.1, "0.5", True))
     yield _verdict(evidence="e" * 5000)
     yield _verdict(retryable="yes")
     yield _body(lambda body: body.update(verdicts={}))
@@ -123,7 +125,7 @@ def _principles() -> Iterator[Lie]:
 
 
 def _schemas() -> Iterator[Lie]:
-    yield from (_envelope(schema_version=version) for version in (0, 2, 99))
+    yield from (_envelope(schema_version=version) for version in (0, 1, 3, 99))
 
 
 def _bytes() -> Iterator[Lie]:
@@ -135,7 +137,7 @@ def _bytes() -> Iterator[Lie]:
     yield _raw(lambda body: b"\xdd" + struct.pack(">I", 2**32 - 1))
     yield _raw(lambda body: b"\xdd" + struct.pack(">I", 10**6) + b"\x90" * 10**6)
     yield _raw(lambda body: b"\x85\xa8verifier\xa1w" + body[1:])
-    yield _raw(lambda body: body.replace(b"\x88\xa9sample_id", b"\x89\xa5score\x01\xa9sample_id"))
+    yield _raw(lambda body: body.replace(b"\x89\xa9sample_id", b"\x8a\xa5score\x01\xa9sample_id"))
     yield _raw(lambda body: body.replace(b"safety", b"\xff" * 6).replace(b"images", b"\xc3" * 6))
     yield lambda reply, body: b"\xff\xff\xff"
     yield lambda reply, body: b""

@@ -184,7 +184,7 @@ def _addresses_of_images() -> Iterator[bytes]:
 
 
 def _schema_versions() -> Iterator[bytes]:
-    yield from (envelope(GOOD, schema_version=version) for version in (0, 2, 9, 2**32 - 1))
+    yield from (envelope(GOOD, schema_version=version) for version in (0, 1, 9, 2**32 - 1))
 
 
 def _unknown_principles() -> Iterator[bytes]:

@@ -94,7 +94,10 @@ class Rogue(grpc.GenericRpcHandler):
         request = verifier_pb2.DescribeRequest.FromString(raw)
         return bytes(
             verifier_pb2.DescribeResponse(
-                schema_version=1, principle=request.principle, verifier="r", verifier_version="1"
+                schema_version=wire.SCHEMA_VERSION,
+                principle=request.principle,
+                verifier="r",
+                verifier_version="1",
             ).SerializeToString()
         )
 

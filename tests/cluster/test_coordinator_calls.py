@@ -8,6 +8,7 @@ from cluster.protocol import (
     ScoreReference,
     ScoringLost,
     Train,
+    VerdictsTaken,
 )
 from safeladder.records import InvalidCause
 from tests.cluster.coordinator_play import (
@@ -76,6 +77,31 @@ def test_when_the_last_verifier_dies_its_calls_wait_for_the_next_one() -> None:
     assert [call.call for call in again] == [2, 2]
     play.judge(lost[0], [0.0, 1.0])
     assert play.coordinator.status().late_results == 1
+
+
+def test_the_log_has_what_counts_and_nothing_that_comes_late() -> None:
+    play, lost, _ = generated(config_with("drop_sample"))
+    play.send(ScoringLost(lost.key, lost.attempt, lost.fleet, lost.call))
+    play.judge(lost, [0.0, 0.5, 1.0])
+    assert play.take(VerdictsTaken) == []
+    play.tick()
+    (again,) = play.take(Score)
+    play.judge(again, [0.0, TIMEOUT, 1.0])
+    (taken,) = play.take(VerdictsTaken)
+    assert (taken.key, taken.attempt, taken.call) == (again.key, again.attempt, 2)
+    assert (taken.route, taken.generation) == ("safety", 0)
+    assert [one.score for one in taken.verdicts] == [0.0, None, 1.0]
+
+
+def test_the_log_has_a_verdict_for_calls_that_were_lost_for_good() -> None:
+    play, call, _ = generated(config_with("drop_sample"))
+    for _ in range(play.config.rollout.max_attempts):
+        assert play.take(VerdictsTaken) == []
+        play.send(ScoringLost(call.key, call.attempt, call.fleet, call.call))
+        play.tick()
+        call = next(iter(play.take(Score)), call)
+    (taken,) = play.take(VerdictsTaken)
+    assert [one.cause for one in taken.verdicts] == [InvalidCause.UNAVAILABLE] * 3
 
 
 def test_news_of_lost_calls_sends_nothing_before_the_news_of_the_dead_actor() -> None:

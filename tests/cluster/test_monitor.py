@@ -48,7 +48,7 @@ def row(step: int, **values: float) -> dict[str, float]:
 def sample(text: str) -> dict[str, Any]:
     return {
         "sample_id": "0/0/0", "version": 1, "prompt": text, "response": text, "reward": None,
-        "verdicts": {"safety": "Unsafe"},
+        "verdicts": {"safety": "Unsafe"}, "disagreement": {"safety": 0.25},
     }  # fmt: skip
 
 
@@ -268,6 +268,9 @@ def test_wandb_offline_holds_every_row_its_axes_the_verifiers_and_no_secret(tmp_
     assert settings["verifiers"] == VERIFIERS
     assert settings["learner"]["lr"] == 1e-6
     assert [r["train/samples.nrows"] for r in rows if "train/samples.nrows" in r] == [1]
+    (table,) = run.wandb.rglob("*.table.json")
+    shown = json.loads(table.read_text())
+    assert dict(zip(shown["columns"], *shown["data"], strict=True))["disagreement/safety"] == 0.25
     assert "too high" in json.dumps(found)
     assert '"after": 0.5' in json.dumps(of_type(found, "summary"))
     for file in run.wandb.rglob("*"):

@@ -60,7 +60,7 @@ def test_a_fallback_is_told_to_the_user(
 ) -> None:
     stream = io.StringIO()
     directory = RunDirectory(tmp_path)
-    telemetry = Telemetry(make_config(), directory, link, Terminal(stream, 3), pid=1)
+    telemetry = Telemetry(make_config(), directory, link, Terminal(stream, 3), pid=1, fence=1)
     link.pump()
     tell(monitor, FELL_BACK)
     link.pump()

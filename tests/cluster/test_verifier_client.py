@@ -182,7 +182,10 @@ class Rogue:
 
     async def Describe(self, request: Any, context: Any) -> Any:
         return verifier_pb2.DescribeResponse(
-            schema_version=1, principle=request.principle, verifier="rogue", verifier_version="1"
+            schema_version=wire.SCHEMA_VERSION,
+            principle=request.principle,
+            verifier="rogue",
+            verifier_version="1",
         )
 
     async def Score(self, request: Any, context: Any) -> Any:
@@ -233,7 +236,7 @@ LIES: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "truncated": lambda reply, body: msgpack.packb(body)[:-3],
     "another call": lambda reply, body: setattr(reply, "request_id", "other"),
     "another principle": lambda reply, body: setattr(reply, "principle", "helpfulness"),
-    "another schema": lambda reply, body: setattr(reply, "schema_version", 2),
+    "another schema": lambda reply, body: setattr(reply, "schema_version", wire.SCHEMA_VERSION + 1),
 }
 
 

@@ -90,7 +90,9 @@ def test_a_batch_is_scored_and_the_answer_echoes_the_question() -> None:
 
 def test_describe_health_and_reflection_answer() -> None:
     async def scenario(channel: grpc.aio.Channel, stub: Any) -> None:
-        request = verifier_pb2.DescribeRequest(schema_version=1, principle="safety")
+        request = verifier_pb2.DescribeRequest(
+            schema_version=wire.SCHEMA_VERSION, principle="safety"
+        )
         described = await stub.Describe(request, timeout=10)
         assert (described.verifier, described.verifier_version) == ("tests:LengthVerifier", "1")
         check = health_pb2.HealthCheckRequest(service=SERVICE)

@@ -47,6 +47,7 @@ COMMON = {
     "evidence": st.none() | st.text(max_size=200),
     "retryable": st.booleans(),
     "latency_ms": st.floats(0, 1e9),
+    "disagreement": st.none() | st.floats(0, 1),
 }
 VERDICTS = st.one_of(
     st.builds(Verdict, **COMMON, status=st.just(VerdictStatus.OK), score=st.floats(0, 1)),
@@ -80,6 +81,7 @@ def answer_body(**changes: object) -> bytes:
         "cause": None,
         "retryable": False,
         "latency_ms": 1.0,
+        "disagreement": None,
     }
     body: bytes = msgpack.packb(
         {
@@ -167,6 +169,9 @@ def test_a_bad_field_of_a_request_is_named(changes: dict[str, object], names: st
         ({"cause": "mood", "status": "invalid", "score": None}, "cause"),
         ({"latency_ms": math.inf}, r"verdicts\[0\]\.latency_ms"),
         ({"latency_ms": -1.0}, r"verdicts\[0\]\.latency_ms"),
+        ({"disagreement": math.nan}, r"verdicts\[0\]: .*disagreement"),
+        ({"disagreement": 1.01}, r"verdicts\[0\]: .*disagreement"),
+        ({"disagreement": "low"}, "disagreement"),
         ({"evidence": "x" * (wire.MAX_EVIDENCE_CHARS + 1)}, "evidence"),
     ],
 )
@@ -236,7 +241,7 @@ def test_a_field_that_comes_twice_is_refused_at_every_level() -> None:
     with pytest.raises(WireError, match="duplicate"):
         wire.unpack_answer(b"\x85\xa8verifier\xa1w" + answer[1:], "safety")
     verdict = answer.replace(
-        b"\x88\xa9sample_id", b"\x89\xa5score\xcb" + b"\x00" * 8 + b"\xa9sample_id"
+        b"\x89\xa9sample_id", b"\x8a\xa5score\xcb" + b"\x00" * 8 + b"\xa9sample_id"
     )
     with pytest.raises(WireError, match="duplicate"):
         wire.unpack_answer(verdict, "safety")

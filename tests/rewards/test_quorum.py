@@ -47,6 +47,7 @@ def test_the_median_counts() -> None:
     verdict = vote(quorum(0.0, 0.75, 1.0))
     assert (verdict.status, verdict.score, verdict.label) == (VerdictStatus.OK, 0.75, "x")
     assert "3 of 3, spread 1.00" in (verdict.evidence or "")
+    assert verdict.disagreement == 1.0
 
 
 @pytest.mark.parametrize("absent", [-1, -2])
@@ -55,12 +56,15 @@ def test_a_member_that_hangs_or_breaks_does_not_count(absent: float) -> None:
     alone = vote(quorum(0.25, absent, absent))
     assert (alone.status, alone.cause) == (VerdictStatus.INVALID, InvalidCause.ABSTAIN)
     assert alone.score is None
+    assert alone.disagreement is None, "one answer has nobody to disagree with"
 
 
 def test_members_that_disagree_have_no_opinion() -> None:
-    assert vote(quorum(0.5, 0.7, max_spread=0.25)).score == pytest.approx(0.6)
+    close = vote(quorum(0.5, 0.7, max_spread=0.25))
+    assert (close.score, close.disagreement) == (pytest.approx(0.6), pytest.approx(0.2))
     split = vote(quorum(0.2, 0.9, max_spread=0.25))
     assert (split.cause, split.score) == (InvalidCause.ABSTAIN, None)
+    assert split.disagreement == pytest.approx(0.7), "an opinion withheld is still measured"
 
 
 def test_the_version_follows_the_members() -> None:

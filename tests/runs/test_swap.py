@@ -62,9 +62,14 @@ def test_a_verifier_is_swapped_and_another_added_while_the_run_trains(
     lines = [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
     marks = [line for line in lines if line.get("event") == "principles"]
     assert [(mark["generation"], sorted(mark["verifiers"])) for mark in marks] == [
-        (1, ["brief", "normal", "rule", "stop"])
+        (0, ["normal", "rule", "stop"]),
+        (1, ["brief", "normal", "rule", "stop"]),
     ]
     assert yaml.safe_load((run / "config.yaml").read_text())["principles"]["brief"]
+    replayed = cluster("verdicts", str(run), "--replay")
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert f"samples of {len(trained)} groups were replayed" in replayed.stdout
+    assert "0 do not; 0 groups cannot be replayed" in replayed.stdout
 
 
 def overlay(folder: Path, name: str, canaries: list[dict[str, object]]) -> Path:
