@@ -57,11 +57,11 @@ class ScoreDesk:
         self._references = CallQueue(REFERENCE_DEADLINE_S + GRACE_S)
         self.queues: dict[str, CallQueue] = {}
         """Fleet → its calls."""
+        self._ask_again_at: dict[tuple[GroupKey, str], float] = {}
+        """(group, principle) that pauses training → when to ask again, infinite while asked."""
         self.change(self._panel)
         if config.reference.enabled:
             self.queues[REFERENCE] = self._references
-        self._ask_again_at: dict[tuple[GroupKey, str], float] = {}
-        """(group, principle) that pauses training → when to ask again, infinite while asked."""
         self._paused_since_s = 0.0
 
     @property
@@ -71,7 +71,8 @@ class ScoreDesk:
         return f"no valid verdict from {', '.join(names)}" if names else None
 
     def change(self, panel: Panel) -> None:
-        """Judge by this panel what is opened from now on."""
+        """Judge by this panel what is opened from now on. A group that waits for a verifier which
+        the panel no longer has would wait for ever: it is generated anew, and judged by the new."""
         self._panel = panel
         for principle, fleet in panel.fleets.items():
             if fleet not in self.queues:
@@ -79,6 +80,12 @@ class ScoreDesk:
                 self.queues[fleet] = CallQueue(timeout_s + GRACE_S)
                 self._principles[fleet] = principle
                 self._breakers[fleet] = Breaker(panel.config.reward.breaker)
+        for key, principle in list(self._ask_again_at):
+            group = self._groups[key]
+            if group.scores is None:  # given up for another of its principles a moment ago
+                continue
+            if group.scores.principles[principle].fleet != panel.fleets.get(principle):
+                self._rulings.retry(group, f"the verifier of {principle} was replaced")
 
     def join(self, fleet: str, actor: str, capacity: int) -> None:
         """An actor is up."""

@@ -8,6 +8,8 @@ from cluster.protocol import (
     ActorLost,
     GrantLease,
     PanelChanged,
+    PauseTraining,
+    ResumeTraining,
     RetireFleet,
     Score,
     ScoringLost,
@@ -15,6 +17,7 @@ from cluster.protocol import (
     VerdictsReady,
 )
 from safeladder.config import Config
+from safeladder.records import InvalidCause
 from tests.cluster.coordinator_play import Play, make_config, verdict
 
 OLD = verifier_fleet("safety")
@@ -126,3 +129,41 @@ def test_two_swaps_in_a_row_leave_one_panel() -> None:
     assert retired == {OLD, NEW}
     play.generate(play.take(GrantLease)[0])
     assert [call.fleet for call in play.take(Score)] == [verifier_fleet("safety", 2)]
+
+
+def test_a_group_that_waits_for_a_replaced_verifier_is_generated_anew_for_the_new_one() -> None:
+    play = Play(make_config(principles={"safety": {"verifier": "a:B", "on_invalid": "pause"}}))
+    for grant in play.take(GrantLease)[:2]:
+        play.generate(grant)
+    stuck, other = play.take(Score)
+    play.judge(stuck, [InvalidCause.ERROR, 1.0])
+    assert len(play.take(PauseTraining)) == 1
+    swap(play, Panel.first(play.config).changed(play.config, kept=()))
+    assert play.take(ResumeTraining) == [ResumeTraining()]
+    again = next(g for g in play.take(GrantLease) if g.lease.key == stuck.key)
+    assert again.lease.attempt == 2
+    play.judge(other, [0.0, 1.0])  # is being scored, and stays with the old verifier
+    play.generate(again)
+    (call,) = play.take(Score)
+    assert (call.key, call.fleet) == (stuck.key, NEW)
+    play.judge(call, [0.0, 1.0])
+    assert len(play.take(Train)) == 1
+
+
+def test_a_swap_of_another_principle_leaves_the_pause_as_it_is() -> None:
+    play = Play(
+        make_config(
+            principles={
+                "safety": {"verifier": "a:B", "on_invalid": "pause"},
+                "format": {"verifier": "a:B"},
+            },
+            routes={"safety": {"safety": 1.0, "format": 1.0}},
+        )
+    )
+    play.generate(play.take(GrantLease)[0])
+    calls = {call.principle: call for call in play.take(Score)}
+    play.judge(calls["safety"], [InvalidCause.ERROR, 1.0])
+    swap(play, Panel.first(play.config).changed(play.config, kept={"safety"}))
+    assert play.take(ResumeTraining) == []
+    play.tick(5.1)
+    assert [call.fleet for call in play.take(Score)] == [OLD]

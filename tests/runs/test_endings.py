@@ -69,6 +69,7 @@ def test_verifiers_that_raise_hang_or_leave_the_range_cost_their_samples_alone(
                 },
             },
             "routes": {"normal": {"rule": 1.0}, "knowledge_rule": {"normal": 1.0}},
+            "reward": {"breaker": {"max_invalid_share": 1.0}},  # a quarter is wanted here
         },
     )
     before = shared_memory()
