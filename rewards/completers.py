@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
+from rewards.images import MAX_IMAGE_BYTES, require_image
 from rewards.judging import UnjudgedError
 from safeladder.errors import VerifierUnavailableError
 from safeladder.records import InvalidCause, Message
@@ -20,6 +21,13 @@ _WARM_UP = (Message("user", "Say yes."),)
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+
+
+class Shown(NamedTuple):
+    """What a model is shown: a conversation and its images."""
+
+    messages: Sequence[Message]
+    images: Sequence[bytes] = ()
 
 
 class Completer(Protocol):
@@ -49,6 +57,32 @@ class LabelCompleter(Completer, Protocol):
         ...
 
 
+class ImageCompleter(LabelCompleter, Protocol):
+    """A completer that sees images: its class says ``reads_images = True``. Both methods take
+    ``images``, the encoded files of each conversation; they stand in front of the last turn's text.
+    A file that is no image raises ``UnjudgedError``."""
+
+    reads_images: bool
+
+    async def complete(
+        self,
+        messages: Sequence[Sequence[Message]],
+        max_tokens: int,
+        images: Sequence[Sequence[bytes]] = (),
+    ) -> list[str]:
+        """As ``Completer.complete``."""
+        ...
+
+    async def label_logprobs(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        labels: Sequence[str],
+        images: Sequence[Sequence[bytes]] = (),
+    ) -> list[list[float]]:
+        """As ``LabelCompleter.label_logprobs``."""
+        ...
+
+
 class Backend(Protocol):
     """What a judge asks."""
 
@@ -74,8 +108,9 @@ class Backend(Protocol):
 
 
 class Local:
-    """A completer in this process, for text only. Questions that wait together are answered in one
-    batch of at most ``batch_size``."""
+    """A completer in this process. Questions that wait together are answered in one batch of at
+    most ``batch_size``. One about images of more than ``max_image_bytes``, or put to a completer
+    that reads text only, is INVALID(abstain)."""
 
     def __init__(
         self,
@@ -83,16 +118,18 @@ class Local:
         options: Mapping[str, Any],
         timeout_s: float,
         batch_size: int,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
     ) -> None:
         self._make = make
         self._options = dict(options)
         self._timeout_s = timeout_s
         self._batch_size = batch_size
+        self._max_image_bytes = max_image_bytes
         self._completer: Completer | None = None
-        self._replies: Batches[tuple[Sequence[Message], int], str] = Batches(
+        self._replies: Batches[tuple[Shown, int], str] = Batches(
             self._complete, timeout_s, batch_size
         )
-        self._scores: dict[tuple[str, ...], Batches[Sequence[Message], list[float]]] = {}
+        self._scores: dict[tuple[str, ...], Batches[Shown, list[float]]] = {}
 
     async def start(self) -> None:
         """Construct the completer (in a thread) and have it say one word, so that whatever is
@@ -111,7 +148,7 @@ class Local:
     ) -> str:
         """Wait for the batch that this question becomes part of."""
         self._ready(images)
-        return await self._replies.ask((messages, max_tokens))
+        return await self._replies.ask((Shown(messages, images), max_tokens))
 
     async def label_logprobs(
         self, messages: Sequence[Message], labels: Sequence[str], images: Sequence[bytes] = ()
@@ -121,11 +158,12 @@ class Local:
         key = tuple(labels)
         if key not in self._scores:
 
-            async def score(batch: Sequence[Sequence[Message]]) -> list[list[float]]:
-                return await scorer.label_logprobs(batch, key)
+            async def score(batch: Sequence[Shown]) -> list[list[float]]:
+                turns = [shown.messages for shown in batch]
+                return await scorer.label_logprobs(turns, key, **_pictures(batch))
 
             self._scores[key] = Batches(score, self._timeout_s, self._batch_size)
-        return await self._scores[key].ask(messages)
+        return await self._scores[key].ask(Shown(messages, images))
 
     async def close(self) -> None:
         """Unload the completer; who still waits gets no reply."""
@@ -140,13 +178,23 @@ class Local:
     def _ready(self, images: Sequence[bytes]) -> Completer:
         if self._completer is None:
             raise VerifierUnavailableError("the completer is not started")
-        if images:
+        if images and not getattr(self._completer, "reads_images", False):
             raise UnjudgedError(InvalidCause.ABSTAIN, "this judge reads text only")
+        for image in images:
+            require_image(image, self._max_image_bytes)
         return self._completer
 
-    async def _complete(self, batch: Sequence[tuple[Sequence[Message], int]]) -> list[str]:
+    async def _complete(self, batch: Sequence[tuple[Shown, int]]) -> list[str]:
         limit = max(tokens for _, tokens in batch)
-        return await self._ready(()).complete([messages for messages, _ in batch], limit)
+        asked = [shown for shown, _ in batch]
+        turns = [shown.messages for shown in asked]
+        return await self._ready(()).complete(turns, limit, **_pictures(asked))
+
+
+def _pictures(batch: Sequence[Shown]) -> dict[str, Any]:
+    """The argument ``images``, for completers that know it."""
+    images = [shown.images for shown in batch]
+    return {"images": images} if any(images) else {}
 
 
 class Batches(Generic[Question, Answer]):

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rewards.images import data_url
+from rewards.images import MAX_IMAGE_BYTES, data_url
 from rewards.judging import UnjudgedError
 from safeladder.errors import ConfigError, VerifierUnavailableError
 from safeladder.records import InvalidCause, Message
@@ -20,7 +20,6 @@ from safeladder.records import InvalidCause, Message
 if TYPE_CHECKING:
     import httpx
 
-MAX_IMAGE_BYTES = 8 * 2**20
 TOP_LOGPROBS = 20
 """The most that the interface gives."""
 _ENV = "env:"

@@ -1,4 +1,4 @@
-"""Images as a judge's endpoint takes them: bytes in a data URL, never an address to fetch."""
+"""Images as judges take them: bytes of a known type, never an address to fetch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import base64
 
 from rewards.judging import UnjudgedError
 from safeladder.records import InvalidCause
+
+MAX_IMAGE_BYTES = 8 * 2**20
 
 
 def image_type(data: bytes) -> str | None:
@@ -25,12 +27,18 @@ def image_type(data: bytes) -> str | None:
     return None
 
 
-def data_url(data: bytes, max_bytes: int) -> str:
-    """``data:<type>;base64,...``. Raises ``UnjudgedError`` (abstain) for other types and sizes."""
+def require_image(data: bytes, max_bytes: int) -> str:
+    """The media type. Raises ``UnjudgedError`` (abstain) for other types and sizes."""
     kind = image_type(data)
     if kind is None:
         raise UnjudgedError(InvalidCause.ABSTAIN, "an image is neither PNG, JPEG nor WebP")
     if len(data) > max_bytes:
         detail = f"an image has {len(data)} bytes, the limit is {max_bytes}"
         raise UnjudgedError(InvalidCause.ABSTAIN, detail)
+    return kind
+
+
+def data_url(data: bytes, max_bytes: int) -> str:
+    """``data:<type>;base64,...``. Raises as ``require_image``."""
+    kind = require_image(data, max_bytes)
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

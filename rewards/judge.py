@@ -16,8 +16,9 @@ from pydantic import PositiveFloat, PositiveInt
 
 from rewards.building import check_options, load_object
 from rewards.completers import Backend, Local
-from rewards.endpoint import MAX_IMAGE_BYTES, Endpoint
+from rewards.endpoint import Endpoint
 from rewards.format import THINK_START, think_fault
+from rewards.images import MAX_IMAGE_BYTES
 from rewards.judging import Judgment, NotApplicableError, SampleVerifier, UnjudgedError
 from rewards.label_scores import judge_by_logprobs
 from rewards.templates import JudgeTemplate, load_template
@@ -42,8 +43,8 @@ class Judge(SampleVerifier):
     ``format.ThinkFormat``).
 
     ``timeout_s`` bounds each call, ``max_concurrency`` the calls under way (endpoint),
-    ``batch_size`` the prompts of one call (completer), ``max_image_bytes`` an image that is sent.
-    A completer reads text only: samples with images are INVALID(abstain) there.
+    ``batch_size`` the prompts of one call (completer), ``max_image_bytes`` an image. Samples with
+    images are INVALID(abstain) to a completer that reads text only.
     """
 
     code_version = "3"
@@ -105,7 +106,7 @@ class Judge(SampleVerifier):
             if self._by_logits and not hasattr(cls, "label_logprobs"):
                 raise ValueError(f"`mode: logits` needs a completer with label_logprobs: {cls}")
             checked = check_options(cls, completer_options or {}, f"{where}.completer_options")
-            self._backend = Local(cls, checked, timeout_s, batch_size)
+            self._backend = Local(cls, checked, timeout_s, batch_size, max_image_bytes)
 
     async def start(self) -> None:
         """Connect or load. Raises ``VerifierUnavailableError`` or ``ConfigError``."""

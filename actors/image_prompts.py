@@ -1,0 +1,83 @@
+"""Conversations with images as the inputs of a Qwen2.5-VL model.
+
+Owns decoding of image files from strangers and the processor. Knows neither engines nor what is
+asked. The stock processor insists on one for videos, which needs torchvision; this one does not.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from transformers import AutoTokenizer, Qwen2_5_VLProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.processing_utils import ProcessorMixin
+
+from safeladder.records import Message
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class BadImageError(ValueError):
+    """Bytes that are no image, or one that is too large to be decoded."""
+
+
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+    """The RGB image in ``data``. Its size is read and refused before anything is unpacked.
+
+    Raises ``BadImageError``.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the limit
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if math.prod(image.size) > max_pixels:
+            size = "x".join(map(str, image.size))
+            raise BadImageError(f"an image of {size} pixels, the limit is {max_pixels}")
+        return image.convert("RGB")
+    except BadImageError:
+        raise
+    except Exception as error:
+        raise BadImageError(f"an image cannot be decoded: {type(error).__name__}") from error
+
+
+class ImagePrompts:
+    """Renders conversations whose images stand in front of the text of their last turn."""
+
+    def __init__(self, model_path: Path, max_pixels: int) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
+        images = Qwen2VLImageProcessorPil.from_pretrained(model_path, local_files_only=True)
+        self._processor = _ImageTextProcessor(images, tokenizer, tokenizer.chat_template)
+        self._max_pixels = max_pixels
+
+    def render(self, messages: Sequence[Message], images: Sequence[bytes]) -> dict[str, Any]:
+        """Inputs of the model, a batch of one: ``input_ids``, ``attention_mask`` and
+        ``mm_token_type_ids`` [1, P], with images also ``pixel_values`` [patches, values] and
+        ``image_grid_thw`` [images, 3]. Raises ``BadImageError``."""
+        pictures = [decode_image(data, self._max_pixels) for data in images]
+        *before, last = messages
+        turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in before]
+        parts: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
+        parts.append({"type": "text", "text": last.content})
+        turns.append({"role": last.role, "content": parts if pictures else last.content})
+        text = self._processor.apply_chat_template(turns, add_generation_prompt=True)
+        inputs = self._processor(
+            text=[text], images=pictures or None, return_tensors="pt", return_mm_token_type_ids=True
+        )
+        return dict(inputs)
+
+
+class _ImageTextProcessor(Qwen2_5_VLProcessor):  # type: ignore[misc]
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
+    ) -> None:
+        for kind in ("image", "video"):
+            token = f"<|{kind}_pad|>"
+            setattr(self, f"{kind}_token", token)
+            setattr(self, f"{kind}_token_id", tokenizer.convert_tokens_to_ids(token))
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)

@@ -1,0 +1,148 @@
+"""Greedy replies and label log-probs of a vision-language model in this process.
+
+Owns one frozen Qwen2.5-VL model. Conversations are read one after the other, each label with a
+forward pass of its own. Knows nothing of what is judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from actors.image_prompts import BadImageError, ImagePrompts
+from actors.local_model import LOCAL, require_folder
+from actors.rendering import PromptRenderer
+from rewards.judging import UnjudgedError
+from safeladder.records import InvalidCause, Message
+
+
+class VisionCompleter:
+    """Answers conversations with or without images, with a plain Hugging Face model.
+
+    ``max_pixels`` bounds each image before it is decoded. An image that is none, and a conversation
+    that does not fit into the model's context, raise ``UnjudgedError`` (abstain). The model is
+    loaded with the first call.
+    """
+
+    reads_images = True
+
+    def __init__(
+        self,
+        path: Path | str,
+        dtype: str = "float32",
+        threads: int = 1,
+        max_pixels: int = 16_000_000,
+    ) -> None:
+        self._path = Path(path)
+        self._dtype = dtype
+        self._threads = threads
+        self._max_pixels = max_pixels
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="completer")
+        self._model: Any = None
+        self._prompts: ImagePrompts | None = None
+        self._renderer: PromptRenderer | None = None
+
+    async def complete(
+        self,
+        messages: Sequence[Sequence[Message]],
+        max_tokens: int,
+        images: Sequence[Sequence[bytes]] = (),
+    ) -> list[str]:
+        """See ``rewards.completers.ImageCompleter.complete``."""
+        pictures = images or [()] * len(messages)
+        return [
+            await self._work(self._reply, turns, shown, max_tokens)
+            for turns, shown in zip(messages, pictures, strict=True)
+        ]
+
+    async def label_logprobs(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        labels: Sequence[str],
+        images: Sequence[Sequence[bytes]] = (),
+    ) -> list[list[float]]:
+        """See ``rewards.completers.ImageCompleter.label_logprobs``."""
+        pictures = images or [()] * len(conversations)
+        return [
+            await self._work(self._price, turns, shown, labels)
+            for turns, shown in zip(conversations, pictures, strict=True)
+        ]
+
+    async def close(self) -> None:
+        """End the worker thread and drop the model."""
+        await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
+        self._model = None
+
+    async def _work(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+
+    @torch.inference_mode()
+    def _reply(self, turns: Sequence[Message], images: Sequence[bytes], max_tokens: int) -> str:
+        inputs, renderer = self._render(turns, images, max_tokens)
+        output = self._model.generate(
+            **inputs,
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=list(renderer.stop_ids),
+            pad_token_id=renderer.stop_ids[0],
+        )
+        return renderer.decode(output[0, inputs["input_ids"].shape[1] :].numpy())
+
+    @torch.inference_mode()
+    def _price(
+        self, turns: Sequence[Message], images: Sequence[bytes], labels: Sequence[str]
+    ) -> list[float]:
+        renderer = self._load()[1]
+        tokens = [torch.from_numpy(renderer.encode_label(label)).long() for label in labels]
+        if not all(len(label) for label in tokens):
+            raise ValueError("a label without a token has no log-prob")
+        inputs, _ = self._render(turns, images, max(map(len, tokens)))
+        return [self._price_label(inputs, label) for label in tokens]
+
+    def _price_label(self, inputs: dict[str, Any], label: torch.Tensor) -> float:
+        """Natural log-prob of the tokens ``label`` [T], in order, right after the prompt."""
+        behind = {
+            "input_ids": label,
+            "attention_mask": torch.ones_like(label),
+            "mm_token_type_ids": torch.zeros_like(label),
+        }
+        longer = inputs | {
+            name: torch.cat([inputs[name], more[None].to(inputs[name].dtype)], 1)
+            for name, more in behind.items()
+        }
+        logits = self._model(**longer, logits_to_keep=len(label) + 1).logits[0, :-1]  # [T, V]
+        prices = logits.float().log_softmax(-1).gather(1, label[:, None])
+        return float(prices.sum())
+
+    def _render(
+        self, turns: Sequence[Message], images: Sequence[bytes], num_more: int
+    ) -> tuple[dict[str, Any], PromptRenderer]:
+        """The model's inputs, with room for ``num_more`` tokens behind them."""
+        prompts, renderer = self._load()
+        try:
+            inputs = prompts.render(turns, images)
+        except BadImageError as error:
+            raise UnjudgedError(InvalidCause.ABSTAIN, str(error)) from error
+        size = inputs["input_ids"].shape[1] + num_more
+        limit = self._model.config.get_text_config().max_position_embeddings
+        if size > limit:
+            detail = f"the conversation takes {size} tokens, the model's context is {limit}"
+            raise UnjudgedError(InvalidCause.ABSTAIN, detail)
+        return inputs, renderer
+
+    def _load(self) -> tuple[ImagePrompts, PromptRenderer]:
+        if self._prompts is None or self._renderer is None:
+            torch.set_num_threads(self._threads)
+            require_folder(self._path)
+            self._model = AutoModelForImageTextToText.from_pretrained(
+                self._path, dtype=getattr(torch, self._dtype), **LOCAL
+            ).eval()
+            self._prompts = ImagePrompts(self._path, self._max_pixels)
+            self._renderer = PromptRenderer(self._path)
+        return self._prompts, self._renderer
