@@ -46,7 +46,7 @@ class Judge(SampleVerifier):
     A completer reads text only: samples with images are INVALID(abstain) there.
     """
 
-    code_version = "3"
+    code_version = "4"
 
     def __init__(
         self,
