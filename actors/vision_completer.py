@@ -7,7 +7,7 @@ forward pass of its own. Knows nothing of what is judged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
+from actors.context_limit import context_tokens, too_long
 from actors.image_prompts import BadImageError, ImagePrompts
 from actors.local_model import LOCAL, require_folder
 from actors.rendering import PromptRenderer
@@ -26,8 +27,8 @@ class VisionCompleter:
     """Answers conversations with or without images, with a plain Hugging Face model.
 
     ``max_pixels`` bounds each image before it is decoded. An image that is none, and a conversation
-    that does not fit into the model's context, raise ``UnjudgedError`` (abstain). The model is
-    loaded with the first call.
+    that does not fit into the model's context, are INVALID(abstain). The model is loaded with the
+    first call.
     """
 
     reads_images = True
@@ -45,6 +46,7 @@ class VisionCompleter:
         self._max_pixels = max_pixels
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="completer")
         self._model: Any = None
+        self._limit: int | None = None
         self._prompts: ImagePrompts | None = None
         self._renderer: PromptRenderer | None = None
 
@@ -53,12 +55,11 @@ class VisionCompleter:
         messages: Sequence[Sequence[Message]],
         max_tokens: int,
         images: Sequence[Sequence[bytes]] = (),
-    ) -> list[str]:
+    ) -> list[str | UnjudgedError]:
         """See ``rewards.completers.ImageCompleter.complete``."""
-        pictures = images or [()] * len(messages)
         return [
             await self._work(self._reply, turns, shown, max_tokens)
-            for turns, shown in zip(messages, pictures, strict=True)
+            for turns, shown in _paired(messages, images)
         ]
 
     async def label_logprobs(
@@ -66,12 +67,11 @@ class VisionCompleter:
         conversations: Sequence[Sequence[Message]],
         labels: Sequence[str],
         images: Sequence[Sequence[bytes]] = (),
-    ) -> list[list[float]]:
+    ) -> list[list[float] | UnjudgedError]:
         """See ``rewards.completers.ImageCompleter.label_logprobs``."""
-        pictures = images or [()] * len(conversations)
         return [
             await self._work(self._price, turns, shown, labels)
-            for turns, shown in zip(conversations, pictures, strict=True)
+            for turns, shown in _paired(conversations, images)
         ]
 
     async def close(self) -> None:
@@ -80,7 +80,12 @@ class VisionCompleter:
         self._model = None
 
     async def _work(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+        """The result, or the ``UnjudgedError`` of this conversation."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._worker, function, *arguments)
+        except UnjudgedError as error:
+            return error
 
     @torch.inference_mode()
     def _reply(self, turns: Sequence[Message], images: Sequence[bytes], max_tokens: int) -> str:
@@ -129,11 +134,9 @@ class VisionCompleter:
             inputs = prompts.render(turns, images)
         except BadImageError as error:
             raise UnjudgedError(InvalidCause.ABSTAIN, str(error)) from error
-        size = inputs["input_ids"].shape[1] + num_more
-        limit = self._model.config.get_text_config().max_position_embeddings
-        if size > limit:
-            detail = f"the conversation takes {size} tokens, the model's context is {limit}"
-            raise UnjudgedError(InvalidCause.ABSTAIN, detail)
+        fault = too_long(inputs["input_ids"][0].numpy(), num_more, self._limit)
+        if fault is not None:
+            raise fault
         return inputs, renderer
 
     def _load(self) -> tuple[ImagePrompts, PromptRenderer]:
@@ -143,6 +146,13 @@ class VisionCompleter:
             self._model = AutoModelForImageTextToText.from_pretrained(
                 self._path, dtype=getattr(torch, self._dtype), **LOCAL
             ).eval()
+            self._limit = context_tokens(self._model.config.get_text_config(), None)
             self._prompts = ImagePrompts(self._path, self._max_pixels)
             self._renderer = PromptRenderer(self._path)
         return self._prompts, self._renderer
+
+
+def _paired(
+    conversations: Sequence[Sequence[Message]], images: Sequence[Sequence[bytes]]
+) -> Iterator[tuple[Sequence[Message], Sequence[bytes]]]:
+    return zip(conversations, images or [()] * len(conversations), strict=True)

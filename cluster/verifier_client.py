@@ -14,7 +14,7 @@ import logging
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -66,6 +66,14 @@ _CAUSES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: InvalidCause.TIMEOUT,
 }
 """All of these are worth another try; every other code is INVALID(error) for good."""
+
+
+class _Failure(NamedTuple):
+    """Why there is no verdict."""
+
+    cause: InvalidCause
+    detail: str
+    retryable: bool = False
 
 
 class GrpcVerifier:
@@ -141,8 +149,12 @@ class GrpcVerifier:
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
         """One verdict for each request, in order, within ``timeout_s``. Never raises for a call
-        that fails. A batch above the limits of a message goes out as several calls."""
-        verdicts: dict[int, Verdict] = {}
+        that fails. A batch above the limits of a message goes out as several calls.
+
+        All verdicts are of one version of one verifier: if the calls were answered by several, as
+        in a redeployment, none of the answers counts and all may be asked again.
+        """
+        found: dict[int, Verdict | _Failure] = {}
         positions: list[int] = []
         items: list[bytes] = []
         for position, request in enumerate(requests):
@@ -150,8 +162,7 @@ class GrpcVerifier:
                 items.append(wire.pack_request(request))
                 positions.append(position)
             except wire.WireError as error:
-                detail = f"cannot be sent: {error}"
-                verdicts[position] = self._invalid(request, InvalidCause.ERROR, detail)
+                found[position] = _Failure(InvalidCause.ERROR, f"cannot be sent: {error}")
         calls = wire.split_requests(items)
         answers = await asyncio.gather(
             *(
@@ -162,9 +173,18 @@ class GrpcVerifier:
                 for call in calls
             )
         )
+        mixed = self._judges_differ(answers)
         for call, answer in zip(calls, answers, strict=True):
-            verdicts.update((positions[i], v) for i, v in zip(call, answer, strict=True))
-        return [verdicts[position] for position in range(len(requests))]
+            for number, i in enumerate(call):
+                if isinstance(answer, _Failure):
+                    found[positions[i]] = answer
+                else:
+                    found[positions[i]] = mixed or answer.verdicts[number]
+        # Only now, so that what failed bears the version that the others have.
+        return [
+            self._invalid(request, one) if isinstance(one := found[position], _Failure) else one
+            for position, request in enumerate(requests)
+        ]
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -172,7 +192,7 @@ class GrpcVerifier:
             await self._channel.close()
             self._channel = None
 
-    async def _ask(self, requests: Sequence[ScoreRequest], body: bytes) -> Sequence[Verdict]:
+    async def _ask(self, requests: Sequence[ScoreRequest], body: bytes) -> wire.Answer | _Failure:
         keys = [request.idempotency_key(self._name, self._version) for request in requests]
         envelope = verifier_pb2.Envelope(
             schema_version=wire.SCHEMA_VERSION,
@@ -187,20 +207,12 @@ class GrpcVerifier:
             answer = self._accept(raw, envelope, requests)
         except grpc.aio.AioRpcError as error:
             cause = _CAUSES.get(error.code())
-            return [
-                self._invalid(
-                    request,
-                    cause or InvalidCause.ERROR,
-                    _describe(error),
-                    retryable=cause is not None,
-                )
-                for request in requests
-            ]
+            retryable = cause is not None
+            return _Failure(cause or InvalidCause.ERROR, _describe(error), retryable)
         except wire.WireError as error:
-            detail = f"answer refused: {error}"
-            return [self._invalid(r, InvalidCause.MALFORMED, detail) for r in requests]
+            return _Failure(InvalidCause.MALFORMED, f"answer refused: {error}")
         self._notice_version(answer)
-        return answer.verdicts
+        return answer
 
     def _accept(self, raw: bytes, sent: Any, requests: Sequence[ScoreRequest]) -> wire.Answer:
         """The answer, if it is one to this very call. Raises ``WireError``."""
@@ -217,6 +229,17 @@ class GrpcVerifier:
             if verdict.sample_id != request.sample_id:
                 raise wire.WireError(f"verdicts[{position}] is of another sample")
         return answer
+
+    def _judges_differ(self, answers: Sequence[wire.Answer | _Failure]) -> _Failure | None:
+        judges = {
+            f"{answer.verifier} version {answer.verifier_version}"
+            for answer in answers
+            if not isinstance(answer, _Failure)
+        }
+        if len(judges) < 2:
+            return None
+        detail = f"one batch was judged by {' and '.join(sorted(judges))}"
+        return _Failure(InvalidCause.UNAVAILABLE, detail, retryable=True)
 
     def _notice_version(self, answer: wire.Answer) -> None:
         if (answer.verifier, answer.verifier_version) != (self._name, self._version):
@@ -237,18 +260,16 @@ class GrpcVerifier:
         raw: bytes = await call(request, timeout=timeout_s, metadata=self._metadata)
         return raw
 
-    def _invalid(
-        self, request: ScoreRequest, cause: InvalidCause, detail: str, *, retryable: bool = False
-    ) -> Verdict:
+    def _invalid(self, request: ScoreRequest, failure: _Failure) -> Verdict:
         return Verdict(
             sample_id=request.sample_id,
             principle=self._principle,
             verifier=self._name,
             verifier_version=self._version,
             status=VerdictStatus.INVALID,
-            evidence=detail[:MAX_DETAIL_CHARS],
-            cause=cause,
-            retryable=retryable,
+            evidence=failure.detail[:MAX_DETAIL_CHARS],
+            cause=failure.cause,
+            retryable=failure.retryable,
         )
 
     def _start_error(self, error: grpc.aio.AioRpcError) -> ConfigError | VerifierUnavailableError:

@@ -25,6 +25,10 @@ from safeladder.ports import Verifier
 
 _PORT = ("start", "score", "close")
 _PRINCIPLE = "principle"
+_TIMEOUT = "principle_timeout_s"
+_GIVEN = (_PRINCIPLE, _TIMEOUT)
+"""What a constructor gets from the system; users cannot set it. The second only if it asks for it:
+``principles.<name>.timeout_s``, for verifiers that have deadlines of their own inside it."""
 _COLLECTING = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
@@ -72,6 +76,8 @@ def build_verifier(principle: str, config: PrincipleConfig) -> Verifier:
     _require_port(cls, f"{where}.verifier", config.verifier)
     _require_principle(cls, f"{where}.verifier", config.verifier)
     options = check_options(cls, config.options, f"{where}.options")
+    if _TIMEOUT in _parameters(cls, f"{where}.verifier"):
+        options[_TIMEOUT] = config.timeout_s
     try:
         verifier = cast(Verifier, cls(principle=principle, **options))
     except SafeladderError:
@@ -132,7 +138,7 @@ def check_options(cls: Any, options: Mapping[str, Any], key: str) -> dict[str, A
     """
     parameters = _parameters(cls, key)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = [n for n, p in parameters.items() if n != _PRINCIPLE and p.kind not in _COLLECTING]
+    names = [n for n, p in parameters.items() if n not in _GIVEN and p.kind not in _COLLECTING]
     try:
         hints = get_type_hints(cls.__init__, include_extras=True)
     except Exception as error:
@@ -141,7 +147,7 @@ def check_options(cls: Any, options: Mapping[str, Any], key: str) -> dict[str, A
         ) from error
     checked = {}
     for name, value in options.items():
-        if name not in names and (not takes_any or name == _PRINCIPLE):
+        if name not in names and (not takes_any or name in _GIVEN):
             raise ConfigError(f"{key}.{name}: unknown option{_nearest(name, names)}")
         checked[name] = _checked(value, hints.get(name, Any), f"{key}.{name}")
     for name in names:

@@ -7,10 +7,11 @@ answer that is not one into a cause. It does not know what is asked.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rewards.images import MAX_IMAGE_BYTES, data_url
 from rewards.judging import UnjudgedError
@@ -20,6 +21,8 @@ from safeladder.records import InvalidCause, Message
 if TYPE_CHECKING:
     import httpx
 
+MAX_ANSWER_BYTES = 2**20
+"""A longer answer is INVALID(malformed)."""
 TOP_LOGPROBS = 20
 """The most that the interface gives."""
 _ENV = "env:"
@@ -37,6 +40,27 @@ def resolve_secret(reference: str | None) -> str | None:
     if not value:
         raise ConfigError(f"api_key: the environment variable {name} is not set")
     return value
+
+
+async def read_bounded(answer: httpx.Response, max_bytes: int) -> bytes:
+    """The body of a streamed answer. Raises ``UnjudgedError`` (malformed) above ``max_bytes``."""
+    data = b""
+    async for chunk in answer.aiter_raw():  # unpacked, a small answer could be a huge one
+        data += chunk
+        if len(data) > max_bytes:
+            detail = f"the answer is longer than {max_bytes} bytes"
+            raise UnjudgedError(InvalidCause.MALFORMED, detail)
+    return data
+
+
+class _Reply(NamedTuple):
+    status: int
+    data: bytes
+
+    @property
+    def shown(self) -> str:
+        """Its beginning, for people."""
+        return self.data[:200].decode(errors="replace")
 
 
 class Endpoint:
@@ -69,10 +93,12 @@ class Endpoint:
         import httpx
 
         key = resolve_secret(self._api_key)
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        headers = {"Accept-Encoding": "identity"}
+        headers |= {} if key is None else {"Authorization": f"Bearer {key}"}
         self._client = httpx.AsyncClient(headers=headers, timeout=self._timeout_s)
         try:
-            answer = await self._client.get(f"{self._url}/models")
+            async with self._client.stream("GET", f"{self._url}/models") as answer:
+                pass
         except httpx.HTTPError as error:
             await self.close()
             raise VerifierUnavailableError(
@@ -117,7 +143,7 @@ class Endpoint:
 
     async def _ask(
         self, messages: Sequence[Message], images: Sequence[bytes], **limits: Any
-    ) -> httpx.Response:
+    ) -> _Reply:
         import httpx
 
         if self._client is None:
@@ -132,8 +158,11 @@ class Endpoint:
         }
         async with self._slots:
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    return await self._client.post(f"{self._url}/chat/completions", json=body)
+                async with (
+                    asyncio.timeout(self._timeout_s),
+                    self._client.stream("POST", f"{self._url}/chat/completions", json=body) as got,
+                ):
+                    return _Reply(got.status_code, await read_bounded(got, MAX_ANSWER_BYTES))
             except (TimeoutError, httpx.TimeoutException):
                 detail = f"no reply within {self._timeout_s:g} s"
                 raise UnjudgedError(InvalidCause.TIMEOUT, detail, retryable=True) from None
@@ -153,31 +182,31 @@ def _with_images(messages: Sequence[Message], urls: Sequence[str]) -> list[dict[
     return turns
 
 
-def _choice(answer: httpx.Response) -> Mapping[str, Any]:
+def _choice(answer: _Reply) -> Mapping[str, Any]:
     """The first choice of a chat completion. Raises ``UnjudgedError`` for anything else."""
-    status = answer.status_code
+    status = answer.status
     if status >= 500 or status in _BUSY:
         raise UnjudgedError(InvalidCause.UNAVAILABLE, f"HTTP {status}", retryable=True)
     if status != 200:
-        raise UnjudgedError(InvalidCause.ERROR, f"HTTP {status}: {answer.text[:200]}")
+        raise UnjudgedError(InvalidCause.ERROR, f"HTTP {status}: {answer.shown}")
     try:
-        choice: Mapping[str, Any] = answer.json()["choices"][0]
-    except (ValueError, LookupError, TypeError):
+        choice: Mapping[str, Any] = json.loads(answer.data)["choices"][0]
+    except (ValueError, LookupError, TypeError, RecursionError):
         choice = {}
     return choice
 
 
-def _content(answer: httpx.Response) -> str:
+def _content(answer: _Reply) -> str:
     try:
         content = _choice(answer)["message"]["content"]
     except (LookupError, TypeError):
         content = None
     if not isinstance(content, str):
-        raise UnjudgedError(InvalidCause.MALFORMED, f"no chat completion: {answer.text[:200]}")
+        raise UnjudgedError(InvalidCause.MALFORMED, f"no chat completion: {answer.shown}")
     return content
 
 
-def _first_tokens(answer: httpx.Response) -> list[tuple[str, float]]:
+def _first_tokens(answer: _Reply) -> list[tuple[str, float]]:
     """Likely first tokens of the reply, each with its log-prob."""
     choice = _choice(answer)
     try:
@@ -188,6 +217,6 @@ def _first_tokens(answer: httpx.Response) -> list[tuple[str, float]]:
     tokens = [(token, logprob) for token, logprob in tokens if -math.inf < logprob <= 0]
     if not tokens:
         raise UnjudgedError(
-            InvalidCause.MALFORMED, f"the server gives no log-probs: {answer.text[:200]}"
+            InvalidCause.MALFORMED, f"the server gives no log-probs: {answer.shown}"
         )
     return tokens

@@ -2,7 +2,8 @@
 
 Owns the agreement. Fewer answers than ``need``, or scores further apart than ``max_spread``, are
 INVALID(abstain): a quorum that does not agree has no opinion. How far apart the scores were is the
-verdict's ``disagreement`` either way. It does not know what is judged.
+verdict's ``disagreement`` either way. It does not know what is judged; how long members are waited
+for is the business of ``rewards.attendance``.
 """
 
 from __future__ import annotations
@@ -12,23 +13,34 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from rewards.attendance import Member, ask_members
 from rewards.building import build_verifier, verifier_version
-from rewards.deadline import score_with_deadline
 from rewards.judging import EVIDENCE_CHARS
 from safeladder.config import PrincipleConfig
 from safeladder.ports import Verifier
 from safeladder.records import InvalidCause, ScoreRequest, Verdict, VerdictStatus
 
 MEMBER_KEYS = {"verifier", "options"}
+MEMBER_SHARE = 0.8
+"""Of the principle's time: what members have by default. The rest is for the way to a service."""
+GRACE_SHARE = 0.5
+"""Of the members' time: how long the others are waited for by default. A call that shares a batch
+at a service has half of its time for that."""
 
 
 class Quorum:
     """A ``ports.Verifier`` made of others.
 
     ``members``: each a mapping with ``verifier`` and ``options``, as a principle has them.
-    ``need``: how many must answer with a score (default: more than half). ``max_spread``: largest
-    difference of two scores, in [0, 1]. ``timeout_s``: time of each member; one that takes longer
-    does not count, and holds nobody up.
+    ``need``: how many must answer with a score (default: more than half); so many that find the
+    principle not applicable, without a score against it, settle that. ``max_spread``: largest
+    difference of two scores, in [0, 1].
+
+    ``timeout_s``: time of each member (default: ``MEMBER_SHARE`` of the principle's); one that
+    takes longer does not count. ``grace_s``: once ``need`` members have settled every sample, the
+    others are waited for this long (default: ``GRACE_SHARE`` of ``timeout_s``). A member that
+    exceeded it is still asked, but not waited for until it has once been in time again: a hanging
+    member slows one call, not every call.
     """
 
     def __init__(
@@ -38,61 +50,87 @@ class Quorum:
         members: list[dict[str, Any]],
         need: int | None = None,
         max_spread: float = 1.0,
-        timeout_s: float = 20.0,
+        timeout_s: float | None = None,
+        grace_s: float | None = None,
+        principle_timeout_s: float = 30.0,
     ) -> None:
         if len(members) < 2:
             raise ValueError(f"members: a quorum has at least two, got {len(members)}")
         need = len(members) // 2 + 1 if need is None else need
         if not 1 <= need <= len(members):
             raise ValueError(f"need: {need} of {len(members)} members cannot be")
-        if not (0 <= max_spread <= 1 and timeout_s > 0):
-            raise ValueError("max_spread must be in [0, 1] and timeout_s above 0")
+        timeout_s = MEMBER_SHARE * principle_timeout_s if timeout_s is None else timeout_s
+        grace_s = GRACE_SHARE * timeout_s if grace_s is None else grace_s
+        if not (0 <= max_spread <= 1 and timeout_s > 0 and grace_s >= 0):
+            raise ValueError(
+                "max_spread must be in [0, 1], timeout_s above 0 and grace_s not below 0"
+            )
+        if timeout_s >= principle_timeout_s:
+            raise ValueError(
+                f"timeout_s: {timeout_s:g} s for a member must be below {principle_timeout_s:g} s, "
+                f"principles.{principle}.timeout_s, or a slow member takes all the quorum's time"
+            )
         for number, member in enumerate(members):
             if unknown := set(member) - MEMBER_KEYS:
                 raise ValueError(f"members.{number}: unknown key {min(unknown)!r}")
         self._principle = principle
-        self._members = [_build(principle, member) for member in members]
+        self._members = [Member(_build(principle, member, timeout_s)) for member in members]
         self._need = need
         self._max_spread = max_spread
         self._timeout_s = timeout_s
+        self._grace_s = grace_s
 
     @property
     def name(self) -> str:
         """The members' names."""
-        return f"quorum of {', '.join(member.name for member in self._members)}"
+        return f"quorum of {', '.join(member.verifier.name for member in self._members)}"
 
     @property
     def version(self) -> str:
         """A hash of the members' versions and the rule."""
-        rule = [self._need, self._max_spread, self._timeout_s]
-        parts = [[member.name, member.version] for member in self._members]
-        return verifier_version("1", {"members": parts, "rule": rule})
+        rule = [self._need, self._max_spread, self._timeout_s, self._grace_s]
+        parts = [[member.verifier.name, member.verifier.version] for member in self._members]
+        return verifier_version("2", {"members": parts, "rule": rule})
 
     @property
     def is_dead(self) -> bool:
         """Whether too few members are left to agree."""
-        living = [one for one in self._members if not getattr(one, "is_dead", False)]
+        living = [m for m in self._members if not getattr(m.verifier, "is_dead", False)]
         return len(living) < self._need
 
     async def start(self) -> None:
         """Start all members. Raises what the first one raises."""
-        await asyncio.gather(*(member.start() for member in self._members))
+        await asyncio.gather(*(member.verifier.start() for member in self._members))
 
     async def close(self) -> None:
         """Close all members."""
-        await asyncio.gather(*(member.close() for member in self._members))
+        for member in self._members:
+            member.leave()
+        await asyncio.gather(*(member.verifier.close() for member in self._members))
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[Verdict]:
         """One verdict for each request, in order."""
-        said = await asyncio.gather(
-            *(
-                score_with_deadline(member, requests, self._timeout_s, principle=self._principle)
-                for member in self._members
-            )
+        said = await ask_members(
+            self._members,
+            requests,
+            principle=self._principle,
+            timeout_s=self._timeout_s,
+            grace_s=self._grace_s,
+            is_settled=self._is_settled,
         )
         return [
             self._agree(request, votes) for request, *votes in zip(requests, *said, strict=True)
         ]
+
+    def _is_settled(self, votes: Sequence[Verdict]) -> bool:
+        """Whether ``need`` members have scored a sample, or found nothing in it to score."""
+        num_scores = sum(vote.score is not None for vote in votes)
+        return num_scores >= self._need or self._is_not_applicable(votes)
+
+    def _is_not_applicable(self, votes: Sequence[Verdict]) -> bool:
+        statuses = [vote.status for vote in votes]
+        num_absent = statuses.count(VerdictStatus.NOT_APPLICABLE)
+        return num_absent >= self._need and VerdictStatus.OK not in statuses
 
     def _agree(self, request: ScoreRequest, votes: Sequence[Verdict]) -> Verdict:
         scores = [vote.score for vote in votes if vote.score is not None]
@@ -109,13 +147,14 @@ class Quorum:
             "latency_ms": max(vote.latency_ms for vote in votes),
             "disagreement": spread if len(scores) > 1 else None,
         }
-        if all(vote.status is VerdictStatus.NOT_APPLICABLE for vote in votes):
+        if self._is_not_applicable(votes):
             return Verdict(status=VerdictStatus.NOT_APPLICABLE, **fields)
         if len(scores) < self._need or spread > self._max_spread:
             return Verdict(
                 status=VerdictStatus.INVALID,
                 cause=InvalidCause.ABSTAIN,
-                retryable=any(vote.retryable for vote in votes),
+                # Further scores bring those that are too far apart no closer together.
+                retryable=len(scores) < self._need and any(vote.retryable for vote in votes),
                 **fields,
             )
         return Verdict(
@@ -123,8 +162,9 @@ class Quorum:
         )
 
 
-def _build(principle: str, member: Mapping[str, Any]) -> Verifier:
-    return build_verifier(principle, PrincipleConfig.model_validate(dict(member)))
+def _build(principle: str, member: Mapping[str, Any], timeout_s: float) -> Verifier:
+    config = PrincipleConfig.model_validate({**member, "timeout_s": timeout_s})
+    return build_verifier(principle, config)
 
 
 def _said(vote: Verdict) -> str:

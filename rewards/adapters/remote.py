@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
-from rewards.endpoint import resolve_secret
+from rewards.endpoint import read_bounded, resolve_secret
 from rewards.judging import UnjudgedError
 from safeladder.config_section import PositiveFloat, Section
 from safeladder.errors import VerifierUnavailableError
@@ -109,7 +109,7 @@ class RemoteRewards:
                     asyncio.timeout(self.options.timeout_s),
                     client.stream("POST", url, json=dict(body)) as answer,
                 ):
-                    data = await self._read(answer)
+                    data = await read_bounded(answer, self.options.max_answer_bytes)
             except (TimeoutError, httpx.TimeoutException):
                 detail = f"no answer within {self.options.timeout_s:g} s"
                 raise UnjudgedError(InvalidCause.TIMEOUT, detail, retryable=True) from None
@@ -117,15 +117,6 @@ class RemoteRewards:
                 detail = f"{type(error).__name__}: {error}"
                 raise UnjudgedError(InvalidCause.UNAVAILABLE, detail, retryable=True) from error
         return _parse(answer.status_code, data)
-
-    async def _read(self, answer: httpx.Response) -> bytes:
-        data = b""
-        async for chunk in answer.aiter_raw():  # unpacked, a small answer could be a huge one
-            data += chunk
-            if len(data) > self.options.max_answer_bytes:
-                detail = f"the answer is longer than {self.options.max_answer_bytes} bytes"
-                raise UnjudgedError(InvalidCause.MALFORMED, detail)
-        return data
 
 
 def _parse(status: int, data: bytes) -> Any:

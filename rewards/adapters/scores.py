@@ -25,8 +25,10 @@ class Scale:
     optional: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"low {self.low} must be below high {self.high}, both finite")
+        if not (math.isfinite(self.high - self.low) and self.low < self.high):
+            raise ValueError(
+                f"low {self.low} must be below high {self.high}, both and their distance finite"
+            )
 
     def judgment(self, value: object) -> Judgment:
         """``(value - low) / (high - low)``; raises for all that is no number in the range.

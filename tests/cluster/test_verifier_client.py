@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cluster.protos import verifier_pb2, verifier_pb2_grpc
 from cluster.verifier_client import GrpcVerifier
 from cluster.verifier_service import VerifierServer
 from safeladder.errors import ConfigError, VerifierUnavailableError
-from safeladder.records import InvalidCause, Verdict
+from safeladder.records import InvalidCause, ScoreRequest, Verdict
 from tests.cluster.verifier_fakes import LengthVerifier, make_request
 
 pytestmark = pytest.mark.process
@@ -199,7 +199,9 @@ class Rogue:
         return reply
 
 
-def ask_rogue(lie: Callable[[Any, dict[str, Any]], bytes | None]) -> list[Verdict]:
+def ask_rogue(
+    lie: Callable[[Any, dict[str, Any]], bytes | None], requests: Sequence[ScoreRequest] = REQUESTS
+) -> list[Verdict]:
     async def run() -> list[Verdict]:
         server = grpc.aio.server()
         verifier_pb2_grpc.add_VerifierServiceServicer_to_server(Rogue(lie), server)
@@ -208,12 +210,33 @@ def ask_rogue(lie: Callable[[Any, dict[str, Any]], bytes | None]) -> list[Verdic
         client = GrpcVerifier("safety", f"127.0.0.1:{port}", 20)
         await client.start()
         try:
-            return await client.score(REQUESTS)
+            return await client.score(requests)
         finally:
             await client.close()
             await server.stop(0)
 
     return asyncio.run(run())
+
+
+def test_a_batch_of_several_calls_that_two_versions_answer_is_asked_again() -> None:
+    images = (b"i" * 2_500_000,)
+    requests = [make_request(0, "x", images=images), make_request(1, "x", images=images)]
+    requests.append(make_request(2, images=images * 2))  # more than a message holds
+
+    def answered_by(versions: Iterator[str]) -> list[Verdict]:
+        return ask_rogue(lambda _, body: body.update(verifier_version=next(versions)), requests)
+
+    mixed = answered_by(iter(("1", "2")))
+    assert [(v.score, v.cause, v.retryable) for v in mixed] == [
+        (None, InvalidCause.UNAVAILABLE, True),
+        (None, InvalidCause.UNAVAILABLE, True),
+        (None, InvalidCause.ERROR, False),
+    ]
+    assert mixed[0].evidence == "one batch was judged by rogue version 1 and rogue version 2"
+    assert len({v.verifier_version for v in mixed}) == 1
+    new = answered_by(iter(("2", "2")))
+    assert [v.score for v in new] == [0.01, 0.01, None]
+    assert {v.verifier_version for v in new} == {"2"}, "of the failure too"
 
 
 def _set_score(value: object) -> Callable[[Any, dict[str, Any]], None]:

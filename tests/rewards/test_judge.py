@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rewards.completers import Local
+from rewards.endpoint import MAX_ANSWER_BYTES
 from rewards.safety import SAFETY_SCORES
 from rewards.templates import load_template
 from safeladder.errors import ConfigError, VerifierUnavailableError
@@ -250,6 +251,23 @@ def test_what_an_endpoint_answers_amiss_is_invalid(
     (verdict,), _ = ask_endpoint(answer)
     assert verdict.status is VerdictStatus.INVALID
     assert (verdict.cause, verdict.retryable) == (cause, retryable)
+
+
+def test_an_endless_answer_of_an_endpoint_is_not_read_to_its_end() -> None:
+    async def answer(_: dict[str, Any]) -> tuple[int, str]:
+        return 200, chat("Unsafe") + " " * MAX_ANSWER_BYTES
+
+    (verdict,), _ = ask_endpoint(answer)
+    assert (verdict.cause, verdict.score) == (InvalidCause.MALFORMED, None)
+    assert verdict.evidence == "the answer is longer than 1048576 bytes"
+
+
+def test_an_answer_nested_without_end_is_malformed() -> None:
+    async def answer(_: dict[str, Any]) -> tuple[int, str]:
+        return 200, "[" * 200_000
+
+    (verdict,), _ = ask_endpoint(answer)
+    assert verdict.cause is InvalidCause.MALFORMED
 
 
 def test_an_endpoint_that_hangs_times_out_without_holding_up_the_others() -> None:

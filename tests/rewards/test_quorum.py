@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from rewards.building import build_verifier
+from rewards.deadline import score_with_deadline
 from rewards.judging import Judgment, SampleVerifier
 from rewards.quorum import Quorum
 from safeladder.config import PrincipleConfig
@@ -33,9 +35,12 @@ class Fixed(SampleVerifier):
         return Judgment(self._score, self._label)
 
 
-def quorum(*scores: float, **options: object) -> Quorum:
-    members = [{"verifier": f"{ME}:Fixed", "options": {"score": score}} for score in scores]
-    return Quorum(principle="safety", members=members, timeout_s=0.2, **options)  # type: ignore[arg-type]
+def members(*scores: float) -> list[dict[str, Any]]:
+    return [{"verifier": f"{ME}:Fixed", "options": {"score": score}} for score in scores]
+
+
+def quorum(*scores: float, **options: Any) -> Quorum:
+    return Quorum(principle="safety", members=members(*scores), **({"timeout_s": 0.2} | options))
 
 
 def vote(verifier: Quorum) -> Verdict:
@@ -71,6 +76,28 @@ def test_the_version_follows_the_members() -> None:
     assert quorum(0.1, 0.2).version == quorum(0.1, 0.2).version
     assert quorum(0.1, 0.2).version != quorum(0.1, 0.3).version
     assert quorum(0.1, 0.2).version != quorum(0.1, 0.2, need=1).version
+    assert quorum(0.1, 0.2).version != quorum(0.1, 0.2, grace_s=0.05).version
+
+
+def test_members_without_a_time_of_their_own_have_less_than_the_principle() -> None:
+    config = PrincipleConfig(
+        verifier="rewards.quorum:Quorum", options={"members": members(1, 1, -1)}, timeout_s=0.5
+    )
+
+    async def run() -> list[Verdict]:
+        asked = [sample("an answer", "a question")]
+        verifier = build_verifier("safety", config)
+        return await score_with_deadline(verifier, asked, config.timeout_s, principle="safety")
+
+    (verdict,) = asyncio.run(run())
+    assert (verdict.status, verdict.score) == (VerdictStatus.OK, 1.0)
+
+
+def test_a_disagreement_is_not_asked_about_again_for_a_member_that_was_away() -> None:
+    split = vote(quorum(0.2, 0.9, -1, max_spread=0.25))
+    assert (split.cause, split.retryable) == (InvalidCause.ABSTAIN, False)
+    alone = vote(quorum(0.2, -1, -1))
+    assert (alone.cause, alone.retryable) == (InvalidCause.ABSTAIN, True)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +107,24 @@ def test_the_version_follows_the_members() -> None:
         ({"members": [{"verifier": f"{ME}:Fixed"}] * 2, "need": 3}, "3 of 2"),
         ({"members": [{"verifer": "x"}, {"verifier": "y"}]}, "unknown key 'verifer'"),
         ({"members": [{"verifier": f"{ME}:Fixd"}] * 2}, "did you mean 'Fixed'"),
+        (
+            {"members": members(1, 1), "timeout_s": 30},
+            r"safety\.options: timeout_s: 30 s .* below 30 s, principles\.safety\.timeout_s",
+        ),
+        ({"members": members(1, 1), "grace_s": -1}, "grace_s not below 0"),
+        ({"members": members(1, 1), "principle_timeout_s": 99}, "unknown option"),
+        (
+            {
+                "members": [
+                    {
+                        "verifier": "rewards.quorum:Quorum",
+                        "options": {"members": members(1, 1), "timeout_s": 25},
+                    }
+                ]
+                * 2
+            },
+            "25 s for a member must be below 24 s",
+        ),
     ],
 )
 def test_a_quorum_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:

@@ -347,8 +347,9 @@ def test_ranges_are_rescaled_and_never_clipped() -> None:
         with pytest.raises(UnjudgedError) as caught:
             Scale(-1, 3).judgment(value)
         assert caught.value.cause is InvalidCause.OUT_OF_RANGE
-    with pytest.raises(ValueError, match="must be below"):
-        Scale(1, 1)
+    for low, high in ((1, 1), (-1e308, 1e308), (float("-inf"), 0), (0, float("nan"))):
+        with pytest.raises(ValueError, match="must be below"):
+            Scale(low, high)
 
 
 def test_a_named_mode_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
