@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from actors.context_limit import too_long
 from actors.rendering import PromptRenderer
 from actors.vllm_processes import child_environment
-from safeladder.records import Message, Tokens
+from rewards.judging import UnjudgedError
+from safeladder.records import InvalidCause, Message, Tokens
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
 GIB = 2**30
+T = TypeVar("T")
 
 
 class VllmCompleter:
     """Answers conversations greedily with vLLM; the model is loaded with the first call.
 
+    A conversation that with its reply is longer than ``max_model_tokens`` is not answered.
     ``cpu_kv_cache_gib`` counts in the CPU build, ``gpu_memory_utilization`` elsewhere.
     """
 
@@ -42,6 +46,7 @@ class VllmCompleter:
         cpu_kv_cache_gib: float = 1.0,
     ) -> None:
         self._path = Path(path)
+        self._max_model_tokens = max_model_tokens
         self._engine_args: dict[str, Any] = {
             "model": str(path),
             "skip_tokenizer_init": True,
@@ -62,32 +67,23 @@ class VllmCompleter:
         self._llm: AsyncLLM | None = None
         self._renderer: PromptRenderer | None = None
 
-    async def complete(self, messages: Sequence[Sequence[Message]], max_tokens: int) -> list[str]:
-        """One answer of at most ``max_tokens`` tokens for each conversation, in order."""
+    async def complete(
+        self, messages: Sequence[Sequence[Message]], max_tokens: int
+    ) -> list[str | UnjudgedError]:
+        """See ``rewards.completers.Completer.complete``."""
         llm, renderer = await self._load()
-        asked = [
-            self._ask(
-                llm, renderer.render_messages(tuple(turns)), max_tokens,
-                stop_token_ids=list(renderer.stop_ids),
-            )
-            for turns in messages
-        ]  # fmt: skip
-        outputs = await asyncio.gather(*asked)
-        return [renderer.decode(np.asarray(o.outputs[0].token_ids, np.int32)) for o in outputs]
+        return await _each(self._reply(llm, renderer, turns, max_tokens) for turns in messages)
 
     async def label_logprobs(
         self, conversations: Sequence[Sequence[Message]], labels: Sequence[str]
-    ) -> list[list[float]]:
+    ) -> list[list[float] | UnjudgedError]:
         """See ``rewards.completers.LabelCompleter.label_logprobs``. Each label is read as part of
         a prompt of its own, which vLLM prices token by token."""
         llm, renderer = await self._load()
         tokens = [renderer.encode_label(label) for label in labels]
         if not all(label.size for label in tokens):
             raise ValueError("a label without a token has no log-prob")
-        prompts = [renderer.render_messages(tuple(turns)) for turns in conversations]
-        asked = [self._price(llm, prompt, label) for prompt in prompts for label in tokens]
-        prices = await asyncio.gather(*asked)
-        return [prices[k : k + len(labels)] for k in range(0, len(prices), len(labels))]
+        return await _each(self._prices(llm, renderer, turns, tokens) for turns in conversations)
 
     async def close(self) -> None:
         """End all child processes."""
@@ -96,6 +92,33 @@ class VllmCompleter:
             if llm.output_handler is not None:  # else it reports the core's end as a failure
                 llm.output_handler.cancel()
             await asyncio.to_thread(llm.shutdown)
+
+    async def _reply(
+        self, llm: AsyncLLM, renderer: PromptRenderer, turns: Sequence[Message], max_tokens: int
+    ) -> str:
+        prompt = self._fitting(renderer, turns, max_tokens)
+        stops = list(renderer.stop_ids)
+        output = await self._ask(llm, prompt, max_tokens, stop_token_ids=stops)
+        return renderer.decode(np.asarray(output.outputs[0].token_ids, np.int32))
+
+    async def _prices(
+        self,
+        llm: AsyncLLM,
+        renderer: PromptRenderer,
+        turns: Sequence[Message],
+        labels: Sequence[Tokens],
+    ) -> list[float]:
+        longest = max(label.size for label in labels)
+        prompt = self._fitting(renderer, turns, longest + 1)  # vLLM generates one token at least
+        return await asyncio.gather(*(self._price(llm, prompt, label) for label in labels))
+
+    def _fitting(
+        self, renderer: PromptRenderer, turns: Sequence[Message], num_following: int
+    ) -> Tokens:
+        prompt = renderer.render_messages(tuple(turns))
+        if (fault := too_long(prompt, num_following, self._max_model_tokens)) is not None:
+            raise fault
+        return prompt
 
     async def _price(self, llm: AsyncLLM, prompt: Tokens, label: Tokens) -> float:
         ids = np.concatenate([prompt, label])
@@ -141,3 +164,15 @@ class VllmCompleter:
             if current_platform.is_cpu():
                 cache["kv_cache_memory_bytes"] = self._cpu_kv_cache_bytes
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args, **cache))
+
+
+async def _each(asked: Iterable[Awaitable[T]]) -> list[T | UnjudgedError]:
+    """All answers; what fails does so alone."""
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    return [_failure(one) if isinstance(one, BaseException) else one for one in found]
+
+
+def _failure(error: BaseException) -> UnjudgedError:
+    if isinstance(error, UnjudgedError):
+        return error
+    return UnjudgedError(InvalidCause.ERROR, f"{type(error).__name__}: {error}")

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 Work = Callable[[], Awaitable[tuple[bytes, bool]]]
-"""Makes an answer, and says whether it is final. An answer that is not final (a verifier that was
-away for a moment) goes to those who wait for it and is then forgotten, so that asking again works.
+"""Makes an answer, and says whether it is final. An answer that is not final (it holds a failure)
+goes to those who wait for it and is then forgotten: who asks later is answered anew.
 """
 
 

@@ -154,10 +154,11 @@ class VerifierMethods:
     def _pack(
         self, served: Served, principle: str, digest: str, verdicts: Sequence[Verdict]
     ) -> tuple[bytes, bool]:
-        """The body, and whether asking again would be in vain."""
+        """The body, and whether it may be kept: not if anything in it is INVALID, retryable or not,
+        since the verifier may be well again when the same is asked once more."""
         self._metrics.count_verdicts(principle, verdicts)
         body = wire.pack_answer(digest, served.verifier.name, served.verifier.version, verdicts)
-        return body, not any(verdict.retryable for verdict in verdicts)
+        return body, all(verdict.cause is None for verdict in verdicts)
 
     def _find(self, request: Any) -> Served:
         if request.schema_version != wire.SCHEMA_VERSION:

@@ -163,6 +163,7 @@ def _judge(template: str, name: str, model: Path) -> Judge:
         completer=COMPLETER,
         completer_options={"path": str(model)},
         mode="reply" if name.endswith("-reply") else "logits",
+        min_mass=0.0,  # a verdict on every row, however unlikely all labels are
         timeout_s=TIMEOUT_S,
     )
 

@@ -31,9 +31,15 @@ class Shown(NamedTuple):
 
 
 class Completer(Protocol):
-    """A model in this process, greedy. It may load in its constructor or with the first call."""
+    """A model in this process, greedy. It may load in its constructor or with the first call.
 
-    async def complete(self, messages: Sequence[Sequence[Message]], max_tokens: int) -> list[str]:
+    A conversation that alone cannot be answered, such as one beyond the model's context, has an
+    ``UnjudgedError`` in the place of its answer; an exception is about the whole call.
+    """
+
+    async def complete(
+        self, messages: Sequence[Sequence[Message]], max_tokens: int
+    ) -> Sequence[str | UnjudgedError]:
         """One reply for each conversation, in order, of at most ``max_tokens`` tokens."""
         ...
 
@@ -47,7 +53,7 @@ class LabelCompleter(Completer, Protocol):
 
     async def label_logprobs(
         self, conversations: Sequence[Sequence[Message]], labels: Sequence[str]
-    ) -> list[list[float]]:
+    ) -> Sequence[list[float] | UnjudgedError]:
         """For each conversation, the natural log-prob of each label as the reply's beginning.
 
         A label of several tokens has the sum of their log-probs, each given the rendered prompt
@@ -158,7 +164,7 @@ class Local:
         key = tuple(labels)
         if key not in self._scores:
 
-            async def score(batch: Sequence[Shown]) -> list[list[float]]:
+            async def score(batch: Sequence[Shown]) -> Sequence[list[float] | UnjudgedError]:
                 turns = [shown.messages for shown in batch]
                 return await scorer.label_logprobs(turns, key, **_pictures(batch))
 
@@ -184,7 +190,7 @@ class Local:
             require_image(image, self._max_image_bytes)
         return self._completer
 
-    async def _complete(self, batch: Sequence[tuple[Shown, int]]) -> list[str]:
+    async def _complete(self, batch: Sequence[tuple[Shown, int]]) -> Sequence[str | UnjudgedError]:
         limit = max(tokens for _, tokens in batch)
         asked = [shown for shown, _ in batch]
         turns = [shown.messages for shown in asked]
@@ -198,11 +204,15 @@ def _pictures(batch: Sequence[Shown]) -> dict[str, Any]:
 
 
 class Batches(Generic[Question, Answer]):
-    """Collects questions of the same moment, asks them together and deals the answers out."""
+    """Collects questions of the same moment, asks them together and deals the answers out.
+
+    A batch of several that fails is asked again one by one, in what is left of ``timeout_s``: a
+    question that the model cannot take fails alone.
+    """
 
     def __init__(
         self,
-        answer: Callable[[Sequence[Question]], Awaitable[list[Answer]]],
+        answer: Callable[[Sequence[Question]], Awaitable[Sequence[Answer | UnjudgedError]]],
         timeout_s: float,
         batch_size: int,
     ) -> None:
@@ -213,7 +223,7 @@ class Batches(Generic[Question, Answer]):
         self._worker: asyncio.Task[None] | None = None
 
     async def ask(self, question: Question) -> Answer:
-        """The answer, or the ``UnjudgedError`` of the whole batch."""
+        """The answer. Raises ``UnjudgedError``."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
         if self._worker is None or self._worker.done():
@@ -242,23 +252,44 @@ class Batches(Generic[Question, Answer]):
                     answer.cancel()
 
     async def _settle(self, batch: Sequence[tuple[Question, asyncio.Future[Answer]]]) -> None:
-        failure: UnjudgedError | None = None
-        found: list[Answer] = []
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+        found = await self._ask([question for question, _ in batch], deadline_s)
+        if isinstance(found, UnjudgedError) and len(batch) > 1:
+            for question, answer in batch:
+                if answer.done():
+                    continue
+                alone = await self._ask([question], deadline_s)
+                _deal(answer, alone if isinstance(alone, UnjudgedError) else alone[0])
+            return
+        for position, (_, answer) in enumerate(batch):
+            _deal(answer, found if isinstance(found, UnjudgedError) else found[position])
+
+    async def _ask(
+        self, questions: Sequence[Question], deadline_s: float
+    ) -> Sequence[Answer | UnjudgedError] | UnjudgedError:
+        """An answer to each question, or why there is none to any."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await self._answer([question for question, _ in batch])
-            if len(found) != len(batch):
-                detail = f"{len(found)} replies to {len(batch)} questions"
-                failure = UnjudgedError(InvalidCause.MALFORMED, detail)
+            if asyncio.get_running_loop().time() >= deadline_s:
+                raise TimeoutError
+            async with asyncio.timeout_at(deadline_s):
+                found = await self._answer(questions)
         except TimeoutError:
             detail = f"no reply within {self._timeout_s:g} s"
-            failure = UnjudgedError(InvalidCause.TIMEOUT, detail, retryable=True)
-        except Exception as error:  # noqa: BLE001 - the decision: each sample of it is INVALID
-            failure = UnjudgedError(InvalidCause.ERROR, f"{type(error).__name__}: {error}")
-        for position, (_, answer) in enumerate(batch):
-            if answer.done():
-                continue
-            if failure is None:
-                answer.set_result(found[position])
-            else:
-                answer.set_exception(failure)
+            return UnjudgedError(InvalidCause.TIMEOUT, detail, retryable=True)
+        except UnjudgedError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - the decision: INVALID, if it fails alone too
+            return UnjudgedError(InvalidCause.ERROR, f"{type(error).__name__}: {error}")
+        if len(found) != len(questions):
+            detail = f"{len(found)} replies to {len(questions)} questions"
+            return UnjudgedError(InvalidCause.MALFORMED, detail)
+        return found
+
+
+def _deal(answer: asyncio.Future[Answer], found: Answer | UnjudgedError) -> None:
+    if answer.done():
+        return
+    if isinstance(found, UnjudgedError):
+        answer.set_exception(found)
+    else:
+        answer.set_result(found)

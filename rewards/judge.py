@@ -20,7 +20,7 @@ from rewards.endpoint import Endpoint
 from rewards.format import THINK_START, think_fault
 from rewards.images import MAX_IMAGE_BYTES
 from rewards.judging import Judgment, NotApplicableError, SampleVerifier, UnjudgedError
-from rewards.label_scores import judge_by_logprobs
+from rewards.label_scores import MIN_MASS, judge_by_logprobs
 from rewards.templates import JudgeTemplate, load_template
 from rewards.untrusted import disarmed
 from safeladder.config import Share
@@ -38,16 +38,16 @@ class Judge(SampleVerifier):
     ``mode``: ``reply`` reads a generated label, ``logits`` compares how likely the labels are as
     replies: ``logit_score: prob`` gives the expected score, ``hard`` that of one label, for which
     the better of two must reach ``threshold``; if all labels together are less likely than
-    ``min_mass``, there is no verdict. ``score_chain`` judges the chain of thought as well
-    and multiplies; a response without exactly one think block scores 0 (``opened_by_prompt``: see
-    ``format.ThinkFormat``).
+    ``min_mass``, there is no verdict (0 takes any model at its word). ``score_chain`` judges the
+    chain of thought as well and multiplies; a response without exactly one think block scores 0
+    (``opened_by_prompt``: see ``format.ThinkFormat``).
 
     ``timeout_s`` bounds each call, ``max_concurrency`` the calls under way (endpoint),
     ``batch_size`` the prompts of one call (completer), ``max_image_bytes`` an image. Samples with
     images are INVALID(abstain) to a completer that reads text only.
     """
 
-    code_version = "3"
+    code_version = "4"
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Judge(SampleVerifier):
         mode: Literal["reply", "logits"] = "reply",
         logit_score: Literal["prob", "hard"] = "hard",
         threshold: Share = 0.5,
-        min_mass: Share = 0.0,
+        min_mass: Share = MIN_MASS,
         score_chain: bool = False,
         opened_by_prompt: bool = False,
         timeout_s: PositiveFloat = 30.0,

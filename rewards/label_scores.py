@@ -26,6 +26,13 @@ def label_probabilities(logprobs: Sequence[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
+MIN_MASS = 0.01
+"""Default of a judge's ``min_mass``: below it, at least 99 of 100 of the judge's replies would be
+something else than a label, and how the rest divides says next to nothing. It is this low because
+spellings that are not counted (a blank in front, capitals, a word before the label) take much of
+the mass from judges that answer well."""
+
+
 def judge_by_logprobs(
     logprobs: Sequence[float],
     scores: Mapping[str, float],

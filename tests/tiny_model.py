@@ -27,11 +27,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def tiny_model(tokenizer: PreTrainedTokenizerFast, context: int = 512) -> Qwen2ForCausalLM:
     """Tied embeddings and biased attention, so that both are covered."""
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=3,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=512,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=context,
         tie_word_embeddings=True, initializer_range=0.15, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
@@ -44,9 +44,9 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return model
 
 
-def save_tiny_model(folder: Path) -> Path:
+def save_tiny_model(folder: Path, **options: int) -> Path:
     """Model and tokenizer in Hugging Face layout; returns the folder."""
     tokenizer = tiny_tokenizer()
-    tiny_model(tokenizer).save_pretrained(folder)
+    tiny_model(tokenizer, **options).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from actors.completer import TransformersCompleter
 from actors.rendering import PromptRenderer
-from safeladder.records import Message
+from rewards.building import build_verifier
+from rewards.judging import UnjudgedError
+from safeladder.config import PrincipleConfig
+from safeladder.records import InvalidCause, Message, Verdict
+from tests.rewards.samples import sample
+from tests.tiny_model import save_tiny_model
 
 from .conftest import tiny_model, tiny_tokenizer
 
@@ -68,6 +75,64 @@ def test_a_label_has_the_sum_of_its_tokens_log_probs_whatever_was_read_before(
             expected = sum(float(row[token]) for row, token in zip(following, ids, strict=True))
             assert price == pytest.approx(expected, abs=1e-4)
     assert len({len(tiny_tokenizer().encode(label)) for label in labels}) == 3
+
+
+@pytest.mark.parametrize("mode", ["reply", "logits"])
+def test_a_prompt_beyond_the_context_has_no_verdict_and_its_neighbours_have_theirs(
+    model_path: Path, tmp_path: Path, mode: str
+) -> None:
+    async def judge(model: Path, answers: list[str], **more: Any) -> list[Verdict]:
+        config = PrincipleConfig(
+            verifier="rewards.judge:Judge",
+            options={
+                "template": "value", "mode": mode, "min_mass": 0.0,
+                "completer": "actors.completer:TransformersCompleter",
+                "completer_options": {"path": str(model), **more},
+            },
+        )  # fmt: skip
+        verifier = build_verifier("value", config)
+        await verifier.start()
+        try:
+            return await verifier.score(
+                [sample(answer, sample_id=f"0/0/{i}") for i, answer in enumerate(answers)]
+            )
+        finally:
+            await verifier.close()
+
+    # The tiny model's context is 512 bytes: not even the template fits.
+    (verdict,) = asyncio.run(judge(model_path, ["a"]))
+    assert verdict.cause is InvalidCause.ABSTAIN
+    assert "context ends at 512" in (verdict.evidence or "")
+    wide = save_tiny_model(tmp_path, context=2048)
+    started_s = time.monotonic()
+    verdicts = asyncio.run(judge(wide, ["a", "b" * 200_000, "c"]))
+    assert time.monotonic() - started_s < 60
+    assert verdicts[1].cause is InvalidCause.ABSTAIN
+    assert (verdicts[1].score, verdicts[1].retryable) == (None, False)
+    assert {v.cause for v in verdicts[::2]} <= {None, InvalidCause.MALFORMED}
+    (less,) = asyncio.run(judge(wide, ["a"], max_model_tokens=100))
+    assert "context ends at 100" in (less.evidence or "")
+
+
+def test_the_tokens_that_follow_a_prompt_count_too(model_path: Path) -> None:
+    conversation = (Message("user", "hi"),)
+    size = PromptRenderer(model_path).render_messages(conversation).size
+
+    async def work(limit: int) -> list[Any]:
+        completer = TransformersCompleter(model_path, max_model_tokens=limit)
+        try:
+            replies = await completer.complete([conversation], 10)
+            return [*replies, *await completer.label_logprobs([conversation], ["a", "four"])]
+        finally:
+            await completer.close()
+
+    def fits(limit: int) -> list[bool]:
+        return [not isinstance(found, UnjudgedError) for found in asyncio.run(work(limit))]
+
+    assert fits(size + 10) == [True, True]
+    assert fits(size + 9) == [False, True]
+    assert fits(size + 4) == [False, True]
+    assert fits(size + 3) == [False, False]
 
 
 def test_a_label_without_a_token_is_an_error(model_path: Path) -> None:

@@ -82,6 +82,8 @@ class ScriptedCompleter:
         self.batches.append([conversation[-1].content for conversation in messages])
         if self.fault == "raise":
             raise RuntimeError("out of memory")
+        if self.fault and any(self.fault in text for text in self.batches[-1]):
+            raise ValueError(f"cannot read {self.fault}")
         if self.fault == "hang":
             await asyncio.Event().wait()
         if self.fault == "short":

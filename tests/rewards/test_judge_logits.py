@@ -56,6 +56,16 @@ def test_labels_that_the_model_would_hardly_say_give_no_verdict() -> None:
     assert verdicts[0].evidence == "the labels have 0.04 of all mass, less than 0.1"
 
 
+def test_a_judge_that_says_none_of_its_labels_is_not_believed_unless_one_asks_for_it() -> None:
+    failed = {"alpha": [math.log(1.3e-4), math.log(0.5e-4)]}  # 0.018 % for both labels
+    options = {"completer": SCORER, "completer_options": {"logprobs": failed}, "mode": "logits"}
+    (verdict,) = score(judge("value", **options), "alpha")
+    assert (verdict.score, verdict.cause) == (None, InvalidCause.MALFORMED)
+    assert verdict.evidence == "the labels have 0.00018 of all mass, less than 0.01"
+    (believed,) = score(judge("value", **options, min_mass=0), "alpha")
+    assert believed.score == 1.0
+
+
 def test_log_probs_that_are_none_are_no_score() -> None:
     verdicts = score(by_logits(logit_score="prob"), "gamma", "delta")
     assert [(v.score, v.cause) for v in verdicts] == [(None, InvalidCause.MALFORMED)] * 2

@@ -92,6 +92,7 @@ def test_the_shipped_overlay_turns_the_demos_safety_into_a_judge() -> None:
     assert before.principles["safety"].verifier == "rewards.safety:SafetyRules"
     safety = after.principles["safety"]
     assert (safety.verifier, safety.service) == ("rewards.judge:Judge", None)
+    assert safety.options["min_mass"] == 0, "so small a model gives its labels hardly any mass"
     changed = after.model_copy(update={"principles": before.principles})
     assert changed == before, "the overlay touches something else"
     others = {name: p for name, p in after.principles.items() if name != "safety"}
