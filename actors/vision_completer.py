@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
+from actors.context_limit import context_tokens, too_long
 from actors.image_prompts import BadImageError, ImagePrompts
 from actors.local_model import LOCAL, require_folder
 from actors.rendering import PromptRenderer
@@ -26,8 +27,8 @@ class VisionCompleter:
     """Answers conversations with or without images, with a plain Hugging Face model.
 
     ``max_pixels`` bounds each image before it is decoded. An image that is none, and a conversation
-    that does not fit into the model's context, raise ``UnjudgedError`` (abstain). The model is
-    loaded with the first call.
+    that does not fit into the model's context, have an ``UnjudgedError`` (abstain) in the place of
+    their answer. The model is loaded with the first call.
     """
 
     reads_images = True
@@ -45,6 +46,7 @@ class VisionCompleter:
         self._max_pixels = max_pixels
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="completer")
         self._model: Any = None
+        self._limit: int | None = None
         self._prompts: ImagePrompts | None = None
         self._renderer: PromptRenderer | None = None
 
@@ -53,7 +55,7 @@ class VisionCompleter:
         messages: Sequence[Sequence[Message]],
         max_tokens: int,
         images: Sequence[Sequence[bytes]] = (),
-    ) -> list[str]:
+    ) -> list[str | UnjudgedError]:
         """See ``rewards.completers.ImageCompleter.complete``."""
         pictures = images or [()] * len(messages)
         return [
@@ -66,7 +68,7 @@ class VisionCompleter:
         conversations: Sequence[Sequence[Message]],
         labels: Sequence[str],
         images: Sequence[Sequence[bytes]] = (),
-    ) -> list[list[float]]:
+    ) -> list[list[float] | UnjudgedError]:
         """See ``rewards.completers.ImageCompleter.label_logprobs``."""
         pictures = images or [()] * len(conversations)
         return [
@@ -80,7 +82,13 @@ class VisionCompleter:
         self._model = None
 
     async def _work(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+        """What ``function`` finds about one conversation, or the ``UnjudgedError`` it raises: in
+        its place, so that the others of its batch are not read again."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._worker, function, *arguments)
+        except UnjudgedError as error:
+            return error
 
     @torch.inference_mode()
     def _reply(self, turns: Sequence[Message], images: Sequence[bytes], max_tokens: int) -> str:
@@ -129,11 +137,9 @@ class VisionCompleter:
             inputs = prompts.render(turns, images)
         except BadImageError as error:
             raise UnjudgedError(InvalidCause.ABSTAIN, str(error)) from error
-        size = inputs["input_ids"].shape[1] + num_more
-        limit = self._model.config.get_text_config().max_position_embeddings
-        if size > limit:
-            detail = f"the conversation takes {size} tokens, the model's context is {limit}"
-            raise UnjudgedError(InvalidCause.ABSTAIN, detail)
+        fault = too_long(inputs["input_ids"][0].numpy(), num_more, self._limit)
+        if fault is not None:
+            raise fault
         return inputs, renderer
 
     def _load(self) -> tuple[ImagePrompts, PromptRenderer]:
@@ -143,6 +149,7 @@ class VisionCompleter:
             self._model = AutoModelForImageTextToText.from_pretrained(
                 self._path, dtype=getattr(torch, self._dtype), **LOCAL
             ).eval()
+            self._limit = context_tokens(self._model.config)
             self._prompts = ImagePrompts(self._path, self._max_pixels)
             self._renderer = PromptRenderer(self._path)
         return self._prompts, self._renderer

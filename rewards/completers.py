@@ -66,7 +66,7 @@ class LabelCompleter(Completer, Protocol):
 class ImageCompleter(LabelCompleter, Protocol):
     """A completer that sees images: its class says ``reads_images = True``. Both methods take
     ``images``, the encoded files of each conversation; they stand in front of the last turn's text.
-    A file that is no image raises ``UnjudgedError``."""
+    A file that is no image has an ``UnjudgedError`` in the place of the answer."""
 
     reads_images: bool
 
@@ -75,7 +75,7 @@ class ImageCompleter(LabelCompleter, Protocol):
         messages: Sequence[Sequence[Message]],
         max_tokens: int,
         images: Sequence[Sequence[bytes]] = (),
-    ) -> list[str]:
+    ) -> Sequence[str | UnjudgedError]:
         """As ``Completer.complete``."""
         ...
 
@@ -84,7 +84,7 @@ class ImageCompleter(LabelCompleter, Protocol):
         conversations: Sequence[Sequence[Message]],
         labels: Sequence[str],
         images: Sequence[Sequence[bytes]] = (),
-    ) -> list[list[float]]:
+    ) -> Sequence[list[float] | UnjudgedError]:
         """As ``LabelCompleter.label_logprobs``."""
         ...
 
