@@ -27,8 +27,8 @@ class VisionCompleter:
     """Answers conversations with or without images, with a plain Hugging Face model.
 
     ``max_pixels`` bounds each image before it is decoded. An image that is none, and a conversation
-    that does not fit into the model's context, are INVALID(abstain). The model is loaded with the
-    first call.
+    that does not fit into the model's context, have an ``UnjudgedError`` (abstain) in the place of
+    their answer. The model is loaded with the first call.
     """
 
     reads_images = True
@@ -80,7 +80,8 @@ class VisionCompleter:
         self._model = None
 
     async def _work(self, function: Any, *arguments: Any) -> Any:
-        """The result, or the ``UnjudgedError`` of this conversation."""
+        """What ``function`` finds about one conversation, or the ``UnjudgedError`` it raises: in
+        its place, so that the others of its batch are not read again."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._worker, function, *arguments)
@@ -146,7 +147,7 @@ class VisionCompleter:
             self._model = AutoModelForImageTextToText.from_pretrained(
                 self._path, dtype=getattr(torch, self._dtype), **LOCAL
             ).eval()
-            self._limit = context_tokens(self._model.config.get_text_config(), None)
+            self._limit = context_tokens(self._model.config)
             self._prompts = ImagePrompts(self._path, self._max_pixels)
             self._renderer = PromptRenderer(self._path)
         return self._prompts, self._renderer

@@ -65,8 +65,8 @@ class LabelCompleter(Completer, Protocol):
 
 class ImageCompleter(LabelCompleter, Protocol):
     """A completer that sees images: its class says ``reads_images = True``. Both methods take
-    ``images``, the encoded files of each conversation; they stand in front of the last turn's
-    text. A conversation with a file that is no image has an ``UnjudgedError``."""
+    ``images``, the encoded files of each conversation; they stand in front of the last turn's text.
+    A file that is no image has an ``UnjudgedError`` in the place of the answer."""
 
     reads_images: bool
 

@@ -17,7 +17,9 @@ from actors.vision_completer import VisionCompleter
 from rewards.building import build_verifier
 from rewards.judging import UnjudgedError
 from safeladder.config import PrincipleConfig
+from safeladder.errors import VerifierUnavailableError
 from safeladder.records import InvalidCause, Message, ScoreRequest, Verdict, VerdictStatus
+from tests.tiny_model import tiny_tokenizer
 from tests.tiny_vision_model import (
     picture,
     save_tiny_vision_model,
@@ -35,8 +37,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_vision_model(tmp_path_factory.mktemp("tiny-vision-model"))
 
 
-def priced(path: Path, images: Sequence[Sequence[bytes]]) -> list[list[float]]:
-    async def work() -> list[list[float]]:
+def priced(path: Path, images: Sequence[Sequence[bytes]]) -> list[Any]:
+    async def work() -> list[Any]:
         completer = VisionCompleter(path)
         try:
             return await completer.label_logprobs([TURNS] * len(images), LABELS, images)
@@ -44,6 +46,9 @@ def priced(path: Path, images: Sequence[Sequence[bytes]]) -> list[list[float]]:
             await completer.close()
 
     return asyncio.run(work())
+
+
+CHAIN = "<think>The picture shows a red square.</think> red"
 
 
 def judged(path: Path, mode: str, *samples: tuple[str, tuple[bytes, ...]]) -> list[Verdict]:
@@ -108,33 +113,64 @@ def test_another_image_changes_the_answer_about_it_and_no_other(path: Path) -> N
 
 @pytest.mark.parametrize("mode", ["logits", "reply"])
 def test_the_judge_of_visual_focus_reads_the_image_of_each_sample(path: Path, mode: str) -> None:
-    chain = "<think>The picture shows a red square.</think> red"
-    verdicts = judged(path, mode, (chain, (RED,)), (chain, ()), (chain, (BLUE,)))
+    verdicts = judged(path, mode, (CHAIN, (RED,)), (CHAIN, ()), (CHAIN, (BLUE,)))
     assert verdicts[1].status is VerdictStatus.NOT_APPLICABLE
     seen = [verdicts[0], verdicts[2]]
     if mode == "logits":
         assert {v.status for v in seen} == {VerdictStatus.OK}
-        assert len({v.evidence for v in seen}) == 2, "both images gave the same probabilities"
     else:  # a random model writes no label, and that is no number
         assert {(v.status, v.cause) for v in seen} == {
             (VerdictStatus.INVALID, InvalidCause.MALFORMED)
         }
 
 
+def test_a_label_that_the_model_writes_is_the_verdict(tmp_path: Path) -> None:
+    save_tiny_vision_model(tmp_path)
+    tokenizer, model = tiny_vision_tokenizer(), tiny_vision_model(tiny_vision_tokenizer())
+    tokenizer.add_tokens(["yes ", "no "])  # opposite rows: one of them is always the likeliest
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        direction = torch.linspace(-9, 9, 64)
+        model.get_output_embeddings().weight[-2:] = torch.stack([direction, -direction])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    seen, blind, bad = judged(
+        tmp_path, "reply", (CHAIN, (RED,)), (CHAIN, ()), (CHAIN, (RED[:60],))
+    )  # fmt: skip
+    assert (seen.status, seen.score) == (VerdictStatus.OK, {"yes": 1.0, "no": 0.0}[str(seen.label)])
+    assert blind.status is VerdictStatus.NOT_APPLICABLE
+    assert (bad.status, bad.cause) == (VerdictStatus.INVALID, InvalidCause.ABSTAIN)
+
+
 def test_an_image_that_cannot_be_read_costs_its_own_sample_alone(path: Path) -> None:
-    chain = "<think>The picture shows a red square.</think> red"
     bad: list[tuple[str, tuple[bytes, ...]]] = [
-        (chain, (RED[:60],)),
-        (chain, (picture("red", (200, 101)),)),
-        (chain, (b"GET /image HTTP/1.1",)),
-        (chain, (b"<svg/>",)),
+        (CHAIN, (RED[:60],)),
+        (CHAIN, (picture("red", (200, 101)),)),
+        (CHAIN, (b"GET /image HTTP/1.1",)),
+        (CHAIN, (b"<svg/>",)),
+        (CHAIN, (picture("red", (402, 2)),)),
+        (CHAIN, (bomb(),)),
+        (CHAIN, (RED, RED[:60])),
     ]
-    verdicts = judged(path, "logits", *bad, (chain, (RED,)))
+    verdicts = judged(path, "logits", *bad, (CHAIN, (RED,)))
     assert {(v.status, v.cause) for v in verdicts[:-1]} == {
         (VerdictStatus.INVALID, InvalidCause.ABSTAIN)
     }
     assert "20200" in str(verdicts[1].evidence) or "200x101" in str(verdicts[1].evidence)
     assert verdicts[-1].status is VerdictStatus.OK
+
+
+def test_a_bad_image_has_its_fault_in_the_place_of_its_answer(path: Path) -> None:
+    found = priced(path, [[RED], [RED[:60]], [BLUE]])
+    assert isinstance(found[1], UnjudgedError)
+    assert [found[0], found[2]] == priced(path, [[RED], [BLUE]])
+
+
+def test_a_chat_template_that_shows_no_image_is_refused_at_the_start(tmp_path: Path) -> None:
+    save_tiny_vision_model(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(VerifierUnavailableError, match=r"has no <\|image_pad\|> for each image"):
+        judged(tmp_path, "logits")
 
 
 def bomb() -> bytes:
@@ -156,6 +192,7 @@ def bomb() -> bytes:
     [
         (bomb(), "15000x10000 pixels, the limit is 1000000"),
         (RED[:60], "cannot be decoded"),
+        (picture("red", (402, 2)), "402x2 pixels is too thin"),
         (b"", "cannot be decoded"),
         (b"GIF89a" + b"\x00" * 50, "cannot be decoded"),
     ],

@@ -108,5 +108,35 @@ class ScriptedScorer(ScriptedCompleter):
         return [next(p for key, p in self.logprobs.items() if key in text) for text in texts]
 
 
+@dataclass
+class SeeingCompleter:
+    """Says how many images it was shown, and remembers which; the first call is the warm-up."""
+
+    reads_images = True
+    seen: list[dict[str, Sequence[bytes]]] = field(default_factory=list)
+
+    async def close(self) -> None: ...
+
+    async def complete(
+        self,
+        messages: Sequence[Sequence[Message]],
+        max_tokens: int,
+        images: Sequence[Sequence[bytes]] = (),
+    ) -> list[str]:
+        if images:
+            texts = [conversation[-1].content for conversation in messages]
+            self.seen.append(dict(zip(texts, images, strict=True)))
+        return [str(len(shown)) for shown in images]
+
+    async def label_logprobs(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        labels: Sequence[str],
+        images: Sequence[Sequence[bytes]] = (),
+    ) -> list[list[float]]:
+        counts = await self.complete(conversations, 1, images)
+        return [[-float(count)] * len(labels) for count in counts]
+
+
 class Unfit:
     """No verifier at all."""

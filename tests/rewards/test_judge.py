@@ -24,7 +24,9 @@ from tests.rewards.judge_play import (
     serve,
 )
 from tests.rewards.samples import sample
-from tests.rewards.stand_ins import ScriptedCompleter
+from tests.rewards.stand_ins import ScriptedCompleter, SeeingCompleter
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_labels_become_scores_by_table_and_nothing_else_does() -> None:
@@ -100,8 +102,25 @@ def test_a_question_in_chinese_is_judged_in_chinese_by_the_same_labels() -> None
 
 
 def test_images_are_beyond_a_judge_that_reads_text() -> None:
-    (verdict,) = score(scripted(replies={"alpha": "Unsafe"}), "alpha", images=(b"png",))
+    (verdict,) = score(scripted(replies={"alpha": "Unsafe"}), "alpha", images=(PNG,))
     assert verdict.cause is InvalidCause.ABSTAIN
+    assert verdict.evidence == "this judge reads text only"
+
+
+def test_every_conversation_of_a_batch_comes_with_its_own_images() -> None:
+    made = SeeingCompleter()
+    questions = {"a": (PNG,), "b": (), "c": (PNG + b"1", PNG + b"2")}
+
+    async def run() -> tuple[list[str], list[list[float]]]:
+        local = Local(lambda: made, {}, timeout_s=30, batch_size=3)
+        await local.start()
+        asked = [(sample("", text).messages, images) for text, images in questions.items()]
+        replies = [local.reply(turns, 4, images) for turns, images in asked]
+        prices = [local.label_logprobs(turns, ["x"], images) for turns, images in asked]
+        return await asyncio.gather(*replies), await asyncio.gather(*prices)
+
+    assert asyncio.run(run()) == (["1", "0", "2"], [[-1.0], [0.0], [-2.0]])
+    assert made.seen == [questions, questions]
 
 
 def test_score_overrides_model_and_wording_are_part_of_the_version(tmp_path: Path) -> None:
