@@ -158,7 +158,8 @@ def principles(
 @app.command()
 def score(
     file: Annotated[Path, typer.Argument(help="JSON lines: data rows with a column `response`.")],
-    config: Annotated[list[Path], typer.Option("--config", "-c", help="Config; may be repeated.")],
+    arguments: Arguments = None,
+    config: Overlays = None,
     out: Annotated[Path | None, typer.Option(help="File that gets every verdict.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
     debug: Debug = False,
@@ -169,7 +170,7 @@ def score(
     def run() -> int:
         from cluster.score_command import score_command
 
-        return score_command(_load(None, config), file, out, limit)
+        return score_command(_load(arguments, config), file, out, limit)
 
     _run(run, debug)
 
