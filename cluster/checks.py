@@ -21,6 +21,7 @@ from cluster.model_folder import read_model_folder
 from cluster.placement import job_address
 from cluster.roles import local_or_remote
 from learners.preconditions import require_trainable
+from rewards.adapters.function import FunctionVerifier
 from rewards.deadline import close_with_deadline, score_with_deadline, start_with_deadline
 from safeladder.config import Config, EvaluationConfig, PrincipleConfig
 from safeladder.errors import (
@@ -131,14 +132,19 @@ def check_verifier(principle: str, settings: PrincipleConfig) -> None:
 
 
 async def check_services(config: Config) -> None:
-    """Reach every service that has an address. Raises ``VerifierUnavailableError``."""
-    await asyncio.gather(
-        *(
-            _reach(principle, local_or_remote(principle, settings), settings)
-            for principle, settings in config.principles.items()
-            if settings.service is not None and settings.service.address is not None
-        )
-    )
+    """Reach every service that has an address, and import every reward function in its sandbox.
+
+    Raises ``ConfigError`` or ``VerifierUnavailableError``.
+    """
+    tries = []
+    for principle, settings in config.principles.items():
+        if settings.service is not None and settings.service.address is not None:
+            tries.append(_reach(principle, local_or_remote(principle, settings), settings))
+        elif isinstance(
+            verifier := local_or_remote(principle, _in_process(settings)), FunctionVerifier
+        ):
+            tries.append(_import(principle, verifier))
+    await asyncio.gather(*tries)
 
 
 async def score_samples(
@@ -186,6 +192,13 @@ async def _reach(principle: str, verifier: Verifier, settings: PrincipleConfig) 
         ) from None
     finally:
         await verifier.close()
+
+
+async def _import(principle: str, verifier: FunctionVerifier) -> None:
+    try:
+        await start_with_deadline(verifier, principle=principle)
+    finally:
+        await close_with_deadline(verifier, principle=principle)
 
 
 async def _score(

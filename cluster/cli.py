@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -158,7 +159,8 @@ def principles(
 @app.command()
 def score(
     file: Annotated[Path, typer.Argument(help="JSON lines: data rows with a column `response`.")],
-    config: Annotated[list[Path], typer.Option("--config", "-c", help="Config; may be repeated.")],
+    arguments: Arguments = None,
+    config: Overlays = None,
     out: Annotated[Path | None, typer.Option(help="File that gets every verdict.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
     debug: Debug = False,
@@ -169,7 +171,7 @@ def score(
     def run() -> int:
         from cluster.score_command import score_command
 
-        return score_command(_load(None, config), file, out, limit)
+        return score_command(_load(arguments, config), file, out, limit)
 
     _run(run, debug)
 
@@ -237,7 +239,7 @@ def serve_verifier(
     debug: Debug = False,
 ) -> None:
     """Serve the verifiers of a config over gRPC until it is told to stop."""
-    _set_up_logging(debug)
+    _set_up_logging(debug, is_service=True)
 
     def run() -> int:
         from cluster.verifier_service import run_service
@@ -314,7 +316,11 @@ def _show(scored: dict[str, list[SampleVerdict]], plan: list[RolePlan]) -> None:
     )
 
 
-def _set_up_logging(debug: bool) -> None:
+def _set_up_logging(debug: bool, *, is_service: bool = False) -> None:
+    if not (debug or is_service):
+        # gRPC writes lines of its own about a handshake that fails, beside our sentence. A service
+        # keeps them: they are all there is to see of clients that did not get through.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cluster.run_directory import RunDirectory
+from safeladder.errors import DataError
 from safeladder.paths import PathError, read_bytes
 
 log = logging.getLogger(__name__)
@@ -39,21 +41,41 @@ def read_history(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """JSON objects of a file of lines, whatever else stands in it; none if it is not there."""
-    rows = []
+    try:
+        return [row for _, row in numbered_lines(path, is_strict=False)]
+    except DataError as error:
+        log.warning("%s; passed over", error)
+        return []
+
+
+def numbered_lines(path: Path, *, is_strict: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and JSON object of each line; nothing if the file is not there.
+
+    A line that a killed writer left half written is passed over: the last one, or one that a
+    resumed run wrote on behind. Whatever else is no object is passed over too, or if ``is_strict``
+    a ``DataError`` that names the line. A file that cannot be read always is one.
+    """
     try:
         lines = read_bytes(path).split(b"\n")
     except FileNotFoundError:
-        return []
+        return
     except PathError as error:
-        log.warning("%s: passed over, since it cannot be read: %s", path, error)
-        return []
-    for line in filter(None, lines):
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
-            rows.append(row)
+            yield number, row
+        elif row is None and (number == len(lines) or line.startswith(b'{"')):
+            log.warning("%s:%d: passing over a half-written line", path, number)
+        elif is_strict:
+            raise DataError(
+                f"{path}:{number}: is no line that a run writes: the file is damaged; restore it "
+                "or remove the line"
+            )
         else:
-            log.warning("%s: passing over a half-written line", path)
-    return rows
+            log.warning("%s:%d: passing over a line that is no JSON object", path, number)

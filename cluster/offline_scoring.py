@@ -16,8 +16,10 @@ from cluster.roles import local_or_remote
 from curricula.prompts import load_prompts, read_rows
 from rewards.combine import combine_group
 from rewards.deadline import close_with_deadline, score_with_deadline, start_with_deadline
-from safeladder.config import Config, PrincipleConfig
+from safeladder.config import Config
 from safeladder.errors import DataError
+from safeladder.paths import PathError, read_bytes
+from safeladder.ports import Verifier
 from safeladder.records import Prompt, ScoreRequest, Verdict, VerdictStatus
 
 BATCH = 32
@@ -35,6 +37,8 @@ class PrincipleSummary:
     not_applicable: int
     invalid: dict[str, int]
     """Cause → verdicts."""
+    reasons: dict[str, str]
+    """Cause → row and evidence of its first verdict."""
     mean: float | None
     """Of the OK scores; None without one."""
     histogram: tuple[int, ...]
@@ -63,31 +67,43 @@ class ScoredFile:
 async def score_file(config: Config, path: Path, limit: int | None = None) -> ScoredFile:
     """Score the first ``limit`` rows (None: all).
 
-    Raises ``DataError`` naming the line of a row without a response, and
-    ``VerifierUnavailableError`` if a verifier does not start.
+    Raises ``DataError`` naming the line of a row without a response or with an image that cannot
+    be read, ``ConfigError`` for a verifier that cannot be built, all before any is asked, and
+    ``VerifierUnavailableError`` if one does not start.
     """
+    places = []
     for place, row in read_rows(path):
+        places.append(place)
         if not isinstance(row.get("response"), str):
             raise DataError(
                 f"{place}: column response is missing; give the answer to score as text"
             )
     prompts = load_prompts([path], config.routes, config.model.system_prompt)[:limit]
+    requests = [_request(p, place) for p, place in zip(prompts, places, strict=False)]
+    asked = {
+        name: [request for request in requests if name in config.routes[request.route]]
+        for name in config.principles
+    }
+    verifiers = {name: _build(name, config) for name in asked if asked[name]}
     found = {
-        name: await _score(name, settings, _requests(name, config, prompts), config)
-        for name, settings in config.principles.items()
+        name: await _score(name, verifier, asked[name], config)
+        for name, verifier in verifiers.items()
     }
     verdicts = [verdict for scored in found.values() for verdict in scored.values()]
     return ScoredFile(verdicts, _rewards(config, prompts, found))
 
 
+def _build(principle: str, config: Config) -> Verifier:
+    """In this process, unless its service has an address."""
+    settings = config.principles[principle]
+    service = settings.service if settings.service and settings.service.address else None
+    return local_or_remote(principle, settings.model_copy(update={"service": service}))
+
+
 async def _score(
-    principle: str, settings: PrincipleConfig, requests: Sequence[ScoreRequest], config: Config
+    principle: str, verifier: Verifier, requests: Sequence[ScoreRequest], config: Config
 ) -> dict[str, Verdict]:
     """Row id → verdict."""
-    if not requests:
-        return {}
-    service = settings.service if settings.service and settings.service.address else None
-    verifier = local_or_remote(principle, settings.model_copy(update={"service": service}))
     verdicts: list[Verdict] = []
     try:
         await start_with_deadline(verifier, config.placement.start_deadline_s, principle=principle)
@@ -95,7 +111,7 @@ async def _score(
             verdicts += await score_with_deadline(
                 verifier,
                 requests[start : start + BATCH],
-                settings.timeout_s,
+                config.principles[principle].timeout_s,
                 principle=principle,
             )
     finally:
@@ -103,24 +119,33 @@ async def _score(
     return {verdict.sample_id: verdict for verdict in verdicts}
 
 
-def _requests(principle: str, config: Config, prompts: Sequence[Prompt]) -> list[ScoreRequest]:
-    return [
-        ScoreRequest(
-            sample_id=prompt.id,
-            attempt=1,
-            messages=prompt.messages,
-            response=(response := str(prompt.meta["response"])),
-            finish_reason="length" if prompt.meta.get("finish_reason") == "length" else "stop",
-            num_tokens=len(response.split()),
-            route=prompt.route,
-            reference=prompt.reference,
-            lang=prompt.lang,
-            images=tuple(Path(image).read_bytes() for image in prompt.images),
-            meta={key: value for key, value in prompt.meta.items() if key != "response"},
-        )
-        for prompt in prompts
-        if principle in config.routes[prompt.route]
-    ]
+def _request(prompt: Prompt, place: str) -> ScoreRequest:
+    response = str(prompt.meta["response"])
+    return ScoreRequest(
+        sample_id=prompt.id,
+        attempt=1,
+        messages=prompt.messages,
+        response=response,
+        finish_reason="length" if prompt.meta.get("finish_reason") == "length" else "stop",
+        num_tokens=len(response.split()),
+        route=prompt.route,
+        reference=prompt.reference,
+        lang=prompt.lang,
+        images=tuple(_image(image, place) for image in prompt.images),
+        meta={key: value for key, value in prompt.meta.items() if key != "response"},
+    )
+
+
+def _image(image: str, place: str) -> bytes:
+    try:
+        return read_bytes(Path(image))
+    except FileNotFoundError:
+        why = "no such file"
+    except PathError as error:
+        why = str(error)
+    raise DataError(
+        f"{place}: column images: {image} cannot be read ({why}); correct the path, or remove it"
+    )
 
 
 def _rewards(
@@ -149,12 +174,18 @@ def _summarize(principle: str, verdicts: Sequence[Verdict]) -> PrincipleSummary:
     apart = [v.disagreement for v in verdicts if v.disagreement is not None]
     counts = Counter(min(int(score * BINS), BINS - 1) for score in scores)
     causes = Counter(verdict.cause.value for verdict in verdicts if verdict.cause is not None)
+    reasons: dict[str, str] = {}
+    for verdict in verdicts:
+        if verdict.cause is not None:
+            why = " ".join((verdict.evidence or "no reason given").split())
+            reasons.setdefault(verdict.cause.value, f"row {verdict.sample_id}: {why}")
     return PrincipleSummary(
         principle=principle,
         verifier=f"{verdicts[0].verifier} {verdicts[0].verifier_version}",
         rows=len(verdicts),
         not_applicable=sum(v.status is VerdictStatus.NOT_APPLICABLE for v in verdicts),
         invalid=dict(causes),
+        reasons=reasons,
         mean=sum(scores) / len(scores) if scores else None,
         histogram=tuple(counts[b] for b in range(BINS)),
         disagreement=sum(apart) / len(apart) if apart else None,

@@ -24,7 +24,7 @@ from cluster.history import read_lines
 from cluster.run_directory import RunDirectory
 from cluster.scoring import group_rewards
 from cluster.transitions import GroupState
-from cluster.verdict_log import Fate, group_of, read_fates
+from cluster.verdict_log import Fate, group_of, read_fates, require_group
 from learners.batches import read_batch
 from safeladder.config import RewardConfig
 from safeladder.errors import ConfigError
@@ -95,11 +95,13 @@ class _CannotReplayError(Exception):
 def replay(run: RunDirectory, *, group: GroupKey | None = None, step: int | None = None) -> Replay:
     """Compute every trained reward again, or those of a group or step. Reads only.
 
-    Raises ``ConfigError`` if nothing was trained.
+    Raises ``ConfigError`` if nothing was trained, or for a group that the run never had.
     """
+    fates = read_fates(run)
+    require_group(run, fates, group)
     trained = {
         key: fate
-        for key, fate in read_fates(run).items()
+        for key, fate in fates.items()
         if fate.state == GroupState.TRAINED and group in (None, key) and step in (None, fate.step)
     }
     if not trained:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 from collections import Counter, deque
 from pathlib import Path
 
@@ -12,19 +13,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.checks import check_routes
 from cluster.offline_scoring import PrincipleSummary, ScoredFile, score_file, verdict_row
 from cluster.replay import ReplayedSample, by_reason, replay
 from cluster.run_directory import RunDirectory
 from cluster.verdict_log import LoggedVerdict, parse_group, read_verdicts
 from safeladder.config import Config
 from safeladder.errors import ConfigError, ReplayError, VerifierUnavailableError
+from safeladder.paths import PathError, kind_of
 from safeladder.records import Verdict, VerdictStatus
 
 BARS = " ▁▂▃▄▅▆▇█"
 
 
 def score_command(config: Config, file: Path, out: Path | None, limit: int | None) -> int:
-    """Score a file, print one line for each principle, write verdicts to ``out``."""
+    """Score a file, print one line for each principle, write verdicts to ``out``.
+
+    What can be known to be wrong is refused before any verifier is asked. Raises as ``score_file``,
+    and ``VerifierUnavailableError`` if a principle has nothing but INVALID verdicts.
+    """
+    check_routes(config)
+    if out is not None:
+        _check_out(out, file)
     scored = asyncio.run(score_file(config, file, limit))
     if out is not None:
         _write(scored, out)
@@ -46,9 +56,12 @@ def score_command(config: Config, file: Path, out: Path | None, limit: int | Non
     console.print(table)
     for line in scored.summaries():
         console.print(f"{line.principle}: {line.verifier}", highlight=False, soft_wrap=True)
+        for cause, reason in sorted(line.reasons.items()):
+            said = f"  INVALID ({cause}), such as {reason}"
+            console.print(said, highlight=False, soft_wrap=True)
     known = [reward for reward in scored.rewards.values() if reward is not None]
     mean = f"mean {sum(known) / len(known):.3f}" if known else "none"
-    console.print(f"reward: {mean} on {len(known)} of {len(scored.rewards)} rows")
+    console.print(f"reward: {mean} on {len(known)} of {len(scored.rewards)} rows{_rule(config)}")
     _require_verdicts(scored.summaries())
     return 0
 
@@ -163,11 +176,38 @@ def _cells(logged: LoggedVerdict) -> list[str]:
     ]
 
 
+def _rule(config: Config) -> str:
+    """What the printed reward is where it is not that of the run."""
+    if config.reward.combine != "decoupled":
+        return ""
+    return ", as weighted sums: z-scores need siblings, which the rows of a file are not"
+
+
+def _check_out(out: Path, file: Path) -> None:
+    """Refuse a place where no verdicts can be written. Raises ``ConfigError``."""
+    try:
+        kind, folder = kind_of(out), kind_of(out.parent)
+        if kind == "file" and kind_of(file) is not None and out.samefile(file):
+            raise ConfigError(f"--out {out}: is the file to score; name another one")
+    except (OSError, PathError) as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error}); name a file") from None
+    if kind is None and folder != "folder":
+        why = "there is no such folder"
+    elif kind == "folder":
+        why = "a folder"
+    elif not os.access(out if kind else out.parent, os.W_OK if kind else os.W_OK | os.X_OK):
+        why = "permission denied"
+    else:
+        return
+    raise ConfigError(f"--out {out}: cannot be written ({why}); name a file in a folder of yours")
+
+
 def _write(scored: ScoredFile, out: Path) -> None:
     rows = (verdict_row(v, scored.rewards[v.sample_id]) for v in scored.verdicts)
     try:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        out.write_text(text, encoding="utf-8")
+        # Half of a surrogate pair in a verifier's evidence stays what it is in JSON: an escape.
+        out.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
 
@@ -176,7 +216,8 @@ def _require_verdicts(summaries: list[PrincipleSummary]) -> None:
     """Raises ``VerifierUnavailableError`` if a principle has nothing but INVALID verdicts."""
     for line in summaries:
         if sum(line.invalid.values()) == line.rows:
+            reasons = "; ".join(reason for _, reason in sorted(line.reasons.items()))
             raise VerifierUnavailableError(
                 f"principles.{line.principle}: all {line.rows} verdicts are INVALID "
-                f"({', '.join(sorted(line.invalid))})"
+                f"({', '.join(sorted(line.invalid))}): {reasons}"
             )

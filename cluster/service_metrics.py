@@ -18,7 +18,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from cluster import service_process
+from safeladder import addresses
 from safeladder.errors import EnvironmentUnfitError
 from safeladder.records import Verdict
 
@@ -103,9 +103,9 @@ class ServiceMetrics:
         ``EnvironmentUnfitError``.
         """
         option = "--metrics-bind"
-        service_process.check_bind(bind, option)
-        service_process.check_loopback(bind, ", and let a local agent fetch the metrics")
-        service_process.check_free(bind, option)
+        addresses.check_bind(bind, option)
+        addresses.check_loopback(bind, ", and let a local agent fetch the metrics")
+        addresses.check_free(bind, option)
         host, _, port = bind.rpartition(":")
         try:
             server, thread = start_http_server(int(port), host.strip("[]"), self.registry)

@@ -8,18 +8,24 @@ business of ``replay``.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.history import read_lines
+from safetensors import SafetensorError
+
+from cluster.history import numbered_lines
 from cluster.run_directory import RunDirectory
 from learners.batches import read_batch
-from safeladder.errors import ConfigError
+from safeladder.errors import ConfigError, DataError
 from safeladder.records import GroupKey
 
+_TEXTS = ("sample_id", "principle", "verifier", "verifier_version", "status")
+_TEXTS_OR_NULL = ("label", "evidence", "cause")
+_GROUP = re.compile(r"(\d{1,18})/(\d{1,18})", re.ASCII)
 _STATES = "SELECT epoch, ordinal, state, step, reason, detail, attempt FROM groups"
 
 
@@ -53,10 +59,10 @@ def parse_group(text: str) -> GroupKey:
     >>> parse_group("0/12")
     GroupKey(epoch=0, ordinal=12)
     """
-    epoch, slash, ordinal = text.partition("/")
-    if not (slash and epoch.isdecimal() and ordinal.isdecimal()):
+    found = _GROUP.fullmatch(text)
+    if found is None:
         raise ConfigError(f"--group {text!r} is no epoch/ordinal, such as 0/12")
-    return GroupKey(int(epoch), int(ordinal))
+    return GroupKey(int(found[1]), int(found[2]))
 
 
 def read_verdicts(
@@ -70,17 +76,20 @@ def read_verdicts(
     """The verdicts of a run in the order they came, narrowed by what is given.
 
     Verdicts of an attempt that was given up are there too; the fate is that of the newest attempt.
-    Raises ``ConfigError`` for a principle that the run never had.
+    Raises ``ConfigError`` for a principle or a group that the run never had, and for a file that
+    is damaged, naming its line.
     """
     fates = read_fates(run)
+    require_group(run, fates, group)
     rewards: dict[int, dict[str, float]] = {}
     if principle is not None and principle not in (known := run.config().principles):
         raise ConfigError(f"--principle {principle}: this run has {', '.join(sorted(known))}")
-    for verdict in read_lines(run.verdicts):
+    for number, verdict in numbered_lines(run.verdicts, is_strict=True):
         key = group_of(verdict)
         fate = None if key is None else fates.get(key)
         if fate is None or group not in (None, key):
             continue
+        _require_whole(verdict, f"{run.verdicts}:{number}")
         if step is not None and fate.step != step:
             continue
         if principle not in (None, verdict["principle"]) or status not in (None, verdict["status"]):
@@ -102,13 +111,41 @@ def group_of(verdict: Mapping[str, Any]) -> GroupKey | None:
     return GroupKey(epoch, ordinal)
 
 
+def _require_whole(verdict: Mapping[str, Any], place: str) -> None:
+    """Raises ``DataError`` for a line about a group without a column of a verdict."""
+    faults = [name for name in _TEXTS if not isinstance(verdict.get(name), str)]
+    faults += [n for n in _TEXTS_OR_NULL if not isinstance(verdict.get(n, 0), str | None)]
+    if not isinstance(verdict.get("score", ""), int | float | None):
+        faults.append("score")
+    if faults:
+        raise DataError(
+            f"{place}: column {faults[0]} is missing or is none: the file is damaged; restore it "
+            "or remove the line"
+        )
+
+
+def require_group(
+    run: RunDirectory, fates: Mapping[GroupKey, Fate], group: GroupKey | None
+) -> None:
+    """Raises ``ConfigError`` for a group that the run never had."""
+    if group is not None and group not in fates:
+        known = f"its groups are {min(fates)} to {max(fates)}" if fates else "it has none yet"
+        raise ConfigError(f"--group {group}: no such group in {run.path}; {known}")
+
+
 def read_fates(run: RunDirectory) -> dict[GroupKey, Fate]:
-    """What became of every group. Raises ``ConfigError`` without a ledger."""
+    """What became of every group. Raises ``ConfigError`` without a ledger that can be read."""
     if not run.ledger.is_file():
         raise ConfigError(f"{run.path} has no ledger: training has not begun")
-    uri = f"file:{run.ledger}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
-        rows = connection.execute(_STATES).fetchall()
+    uri = f"{run.ledger.absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
+            rows = connection.execute(_STATES).fetchall()
+    except sqlite3.Error as error:
+        raise ConfigError(
+            f"{run.ledger}: cannot be read as the ledger of a run ({error}); restore the file, or "
+            "name another run"
+        ) from None
     return {GroupKey(row[0], row[1]): Fate(*row[2:]) for row in rows}
 
 
@@ -116,4 +153,10 @@ def _rewards(run: RunDirectory, step: int) -> dict[str, float]:
     path = run.batches / f"step-{step}.safetensors"
     if not path.is_file():
         return {}
-    return {sample.sample_id: sample.reward for sample in read_batch(path)[0]}
+    try:
+        return {sample.sample_id: sample.reward for sample in read_batch(path)[0]}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a step's batch ({error}); restore the file, or ask for "
+            "other groups"
+        ) from None

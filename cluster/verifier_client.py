@@ -24,6 +24,7 @@ from grpc_status import rpc_status  # type: ignore[import-untyped]
 from cluster import bearer_token, wire
 from cluster.protos import verifier_pb2
 from cluster.verifier_credentials import open_channel
+from cluster.verifier_diagnosis import diagnose
 from safeladder.config import TlsConfig
 from safeladder.errors import ConfigError, VerifierUnavailableError
 from safeladder.records import InvalidCause, ScoreRequest, Verdict, VerdictStatus
@@ -118,7 +119,7 @@ class GrpcVerifier:
         return f"principles.{self._principle}.service"
 
     async def start(self) -> None:
-        """Connect, and ask who answers; at most 5 s.
+        """Connect, and ask who answers; at most 5 s, and as much to find out why nobody does.
 
         Raises ``VerifierUnavailableError`` if nobody does, ``ConfigError`` for a certificate or
         token that cannot be used, and if the service does not serve this principle or this client.
@@ -139,7 +140,7 @@ class GrpcVerifier:
                 raise wire.WireError("it does not say which verifier it is")
         except grpc.aio.AioRpcError as error:
             await self.close()
-            raise self._start_error(error) from error
+            raise await self._start_error(error) from error
         except wire.WireError as error:
             await self.close()
             raise VerifierUnavailableError(
@@ -272,7 +273,9 @@ class GrpcVerifier:
             retryable=failure.retryable,
         )
 
-    def _start_error(self, error: grpc.aio.AioRpcError) -> ConfigError | VerifierUnavailableError:
+    async def _start_error(
+        self, error: grpc.aio.AioRpcError
+    ) -> ConfigError | VerifierUnavailableError:
         where = self._where
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return ConfigError(
@@ -285,6 +288,12 @@ class GrpcVerifier:
             return ConfigError(
                 f"{where}.tls.cert_file: {self._address} serves no name of this certificate"
             )
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            found = await asyncio.to_thread(
+                diagnose, self._address, self._tls, where, _describe(error)
+            )
+            if found is not None:
+                return found
         return VerifierUnavailableError(
             f"no verifier service answers at {self._address} ({_describe(error)}); start one with "
             f"`safeladder serve-verifier CONFIG --principle {self._principle} --bind "

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from cluster import service_process
+from safeladder import addresses
 from safeladder.config import TlsConfig
 from safeladder.errors import ConfigError
 
@@ -69,7 +69,7 @@ def _client_side(
 ) -> tuple[grpc.ChannelCredentials | None, Sequence[Option]]:
     """Credentials (None: plain text) and options of a channel."""
     if tls is None:
-        if not (insecure or service_process.is_loopback(address.rpartition(":")[0])):
+        if not (insecure or addresses.is_loopback(address.rpartition(":")[0])):
             raise ConfigError(
                 f"{where}.tls: {address} is another machine and the traffic would be plain text; "
                 f"name its `ca_file`, or write {where}.insecure: true for a network that you trust"

@@ -30,6 +30,7 @@ from cluster.verifier_guard import Guard
 from cluster.verifier_methods import Served, VerifierMethods
 from rewards.building import build_verifier
 from rewards.deadline import start_with_deadline
+from safeladder import addresses
 from safeladder.config import Config, PrincipleConfig, ServiceConfig, TlsConfig
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 from safeladder.ports import Verifier
@@ -106,11 +107,11 @@ class VerifierServer:
         used, ``EnvironmentUnfitError`` for an address that is taken, and what a verifier's
         ``start`` raises.
         """
-        service_process.check_bind(bind)
+        addresses.check_bind(bind)
         if self._tls is None and not self._insecure:
             way_out = f", name certificates in {self._where}.tls, or write {self._where}.insecure: "
-            service_process.check_loopback(bind, f"{way_out}true on a network that you trust")
-        service_process.check_free(bind)
+            addresses.check_loopback(bind, f"{way_out}true on a network that you trust")
+        addresses.check_free(bind)
         server = self._build()
         try:
             port = self._listen(server, bind)
@@ -211,7 +212,7 @@ def run_service(
     """
     if die_with_parent:
         service_process.die_with_parent()
-    service_process.check_bind(bind)
+    addresses.check_bind(bind)
     if ready_file is not None:
         service_process.check_ready_file(ready_file)
     chosen = _choose(config, principles)

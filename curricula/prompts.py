@@ -117,7 +117,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
 def _parse(place: str, line: bytes, cut: bool) -> Row:
     """``cut``: no line feed follows; if the row does not parse, it was not written whole."""
     try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        row = _DECODER.decode(line.decode("utf-8-sig"))
+    except _TwiceError as error:
+        raise DataError(
+            f"{place}: the key {error.key!a} stands twice; remove or rename one of the two"
+        ) from None
     except RecursionError:
         raise DataError(
             f"{place}: is nested deeper than {MAX_LEVELS} levels; write the inner part as text"
@@ -161,6 +165,25 @@ def _fault(value: Any, level: int) -> str | None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+class _TwiceError(ValueError):
+    """An object has a key twice; the last one would win without a word."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
 def _label_is_route(rows: Sequence[tuple[str, Row]], routes: Collection[str]) -> bool:

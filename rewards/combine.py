@@ -108,11 +108,10 @@ def _reward(weights: Mapping[str, float], terms: _Terms, rule: RewardConfig) -> 
     gaps = {name: floor - terms.scores.get(name, floor) for name, floor in rule.floors.items()}
     below = [weights[name] * gap for name, gap in gaps.items() if gap > 0]
     if below:
-        return _finite(-math.fsum(below), weights)
+        return -_total(below, weights)
     if rule.combine == "worst_case":
         return terms.gate * min(terms.scores.values())
-    total = math.fsum(weights[name] * score for name, score in terms.scores.items())
-    return _finite(terms.gate * total, weights)
+    return terms.gate * _total([weights[n] * s for n, s in terms.scores.items()], weights)
 
 
 def _gated(terms: _Terms) -> Scores:
@@ -134,10 +133,14 @@ def _decoupled(
     for name, score in _gated(terms).items():
         mean, spread = scales[name]
         parts.append(weights[name] * (score - mean) / spread)
-    return _finite(math.fsum(parts), weights)
+    return _total(parts, weights)
 
 
-def _finite(reward: float, weights: Mapping[str, float]) -> float:
-    if not math.isfinite(reward):
-        raise ValueError(f"reward {reward} is not finite; weights: {dict(weights)}")
-    return reward
+def _total(parts: Sequence[float], weights: Mapping[str, float]) -> float:
+    try:
+        total = math.fsum(parts)
+    except OverflowError:
+        total = math.inf
+    if not math.isfinite(total):
+        raise ValueError(f"reward {total} is not finite; weights: {dict(weights)}")
+    return total

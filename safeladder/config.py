@@ -23,6 +23,7 @@ from safeladder.config_section import (
 from safeladder.config_section import Name as Name
 from safeladder.config_section import Section as Section
 from safeladder.config_section import Share as Share
+from safeladder.config_section import Weight as Weight
 from safeladder.objective_config import ObjectiveConfig as ObjectiveConfig
 from safeladder.service_config import ServiceConfig as ServiceConfig
 from safeladder.service_config import TlsConfig as TlsConfig
@@ -184,6 +185,8 @@ class RewardConfig(Section):
 
     @model_validator(mode="after")
     def _fits_the_rule(self) -> Self:
+        if twice := sorted({name for name in self.gates if self.gates.count(name) > 1}):
+            raise ValueError(f"gates names {twice[0]!r} twice, which counts once; remove one")
         if both := sorted(set(self.gates) & set(self.floors)):
             raise ValueError(f"{both[0]} is a gate and has a floor; choose one")
         if self.combine == "decoupled" and self.floors:
@@ -338,8 +341,8 @@ class Config(Section):
     data: DataConfig
     principles: dict[Name, PrincipleConfig]
     """Principle → who judges it."""
-    routes: dict[Name, dict[Name, PositiveFloat]]
-    """Label of a data row → {principle: weight}."""
+    routes: dict[Name, dict[Name, Weight]]
+    """Label of a data row → {principle: weight}, each above 0 and at most 1e6."""
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     reference: ReferenceConfig = ReferenceConfig()

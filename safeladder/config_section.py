@@ -16,6 +16,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 PositiveShare = Annotated[float, Field(gt=0, le=1, strict=True)]
+Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False, strict=True)]
+"""Bounded, so that no sum of weighted scores leaves the numbers."""
 Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 """Of a moving average: at 1 it would never move."""
 

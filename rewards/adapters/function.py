@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.util
 from abc import abstractmethod
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-from rewards.adapters.sandbox import Sandbox, SandboxOptions, choose_mode
+from rewards.adapters.location import locate, require_name
+from rewards.adapters.sandbox import FunctionError, Sandbox, SandboxOptions, choose_mode
 from rewards.adapters.scores import Scale, one_each
 from rewards.judging import Judgment, SampleVerifier, UnjudgedError
+from safeladder.errors import ConfigError
+from safeladder.paths import read_bytes
 from safeladder.records import ScoreRequest, Verdict
 
 REFERENCE_COLUMNS = ("reference", "ground_truth", "answer")
@@ -55,8 +56,14 @@ class FunctionVerifier(SampleVerifier):
         more: dict[str, Any],
     ) -> None:
         options = sandbox or SandboxOptions()
-        file, path = locate(function)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        self._where = f"principles.{principle}.options.function"
+        try:
+            file, path = locate(function)
+            source = read_bytes(file)
+            require_name(file, source, function.rpartition(":")[2])
+        except (ValueError, FileNotFoundError) as error:
+            raise ConfigError(f"{self._where}: {error}") from error
+        digest = hashlib.sha256(source).hexdigest()
         mode = choose_mode(options.mode)
         super().__init__(
             principle,
@@ -75,8 +82,15 @@ class FunctionVerifier(SampleVerifier):
             self._idle.put_nowait(box)
 
     async def start(self) -> None:
-        """Import the function in each child. Raises ``VerifierUnavailableError``."""
-        await asyncio.gather(*(box.start() for box in self.sandboxes))
+        """Import the function in each child.
+
+        Raises ``ConfigError`` for a function that cannot be imported, ``VerifierUnavailableError``
+        for a child that does not come up.
+        """
+        try:
+            await asyncio.gather(*(box.start() for box in self.sandboxes))
+        except FunctionError as error:
+            raise ConfigError(f"{self._where}: {error}") from error
 
     async def close(self) -> None:
         """End all children."""
@@ -147,36 +161,6 @@ class GroupFunctionVerifier(FunctionVerifier):
         except UnjudgedError as error:
             detail = f"the call with all {len(requests)} samples: {error}"
             raise UnjudgedError(error.cause, detail, retryable=error.retryable) from error
-
-
-def locate(function: str) -> tuple[Path, str]:
-    """File of the function, and its path with that file made absolute. Imports nothing.
-
-    Raises ``ValueError``.
-
-    >>> locate("json.decoder:JSONDecoder")[1]
-    'json.decoder:JSONDecoder'
-    """
-    place, separator, name = function.rpartition(":")
-    if not (place and separator and name.isidentifier()):
-        raise ValueError(
-            f"function {function!r} is not of the form `package.module:name` or `dir/file.py:name`"
-        )
-    if place.endswith(".py"):
-        file = Path(place).resolve()
-        if not file.is_file():
-            raise ValueError(f"function {function!r}: no file {file}")
-        return file, f"{file}:{name}"
-    top, *inner = place.split(".")
-    spec = importlib.util.find_spec(top)
-    folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    origins = [] if inner or spec is None or spec.origin is None else [Path(spec.origin)]
-    candidates = [Path(folder, *inner) for folder in folders if inner]
-    origins += [c.with_suffix(".py") for c in candidates] + [c / "__init__.py" for c in candidates]
-    file_of_module = next((file for file in origins if file.is_file()), None)
-    if file_of_module is None:
-        raise ValueError(f"function {function!r}: no Python file of the module {place!r}")
-    return file_of_module, function
 
 
 def prompt_text(request: ScoreRequest) -> str:

@@ -5,6 +5,9 @@
 the request has no score, the whole answer is an HTTP error with the reasons: 503 for INVALID, 422
 for NOT_APPLICABLE, 400 for a request that is none. There is no number for a failure.
 
+There is no authentication and no encryption, so it stays on this machine unless it is told
+``--insecure``.
+
 OpenRLHF sends texts, so a verifier sees the templated prompt as one user turn, and neither token
 counts nor the reason why generation stopped; a verifier that needs those is refused.
 
@@ -25,8 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.building import build_verifier
 from rewards.deadline import close_with_deadline, score_with_deadline, start_with_deadline
+from safeladder import addresses
 from safeladder.config_loading import load_config
-from safeladder.errors import ConfigError, SafeladderError
+from safeladder.errors import ConfigError, EnvironmentUnfitError, SafeladderError
 from safeladder.ports import Verifier
 from safeladder.records import Message, ScoreRequest, Verdict, VerdictStatus
 
@@ -43,7 +47,8 @@ class BadRequestError(ValueError):
 
 
 class OpenRlhfServer:
-    """Serves verifiers, each at the path of its principle; on this machine only unless told.
+    """Serves verifiers, each at the path of its principle; on this machine only unless
+    ``insecure``: whoever reaches another address asks, reads and changes as they like.
 
     ``stop_texts`` are cut from the end of a query, for example ``<|im_end|>``.
     """
@@ -56,6 +61,7 @@ class OpenRlhfServer:
         host: str = "127.0.0.1",
         port: int = 0,
         stop_texts: Sequence[str] = (),
+        insecure: bool = False,
     ) -> None:
         for principle, verifier in verifiers.items():
             if verifier.name in NEED_TOKENS:
@@ -68,6 +74,7 @@ class OpenRlhfServer:
         self._host = host
         self._port = port
         self._stop_texts = tuple(stop_texts)
+        self._is_insecure = insecure
         self._counter = itertools.count()
         self._runner: web.AppRunner | None = None
 
@@ -80,16 +87,27 @@ class OpenRlhfServer:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def start(self) -> None:
-        """Start the verifiers, then listen."""
+        """Start the verifiers, then listen.
+
+        Raises ``ConfigError`` for an address that may not be used, ``EnvironmentUnfitError`` for
+        one that cannot, before any verifier starts.
+        """
         from aiohttp import web
 
+        self._check_address()
         for principle, verifier in self._verifiers.items():
             await start_with_deadline(verifier, principle=principle)
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/{principle}", self._handle)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as error:  # taken since it was looked at
+            raise EnvironmentUnfitError(
+                f"cannot listen on {self._host}:{self._port}: {error.strerror}; choose another "
+                "with --port"
+            ) from error
 
     async def close(self) -> None:
         """Stop listening, then close the verifiers."""
@@ -98,6 +116,19 @@ class OpenRlhfServer:
             await runner.cleanup()
         for principle, verifier in self._verifiers.items():
             await close_with_deadline(verifier, principle=principle)
+
+    def _check_address(self) -> None:
+        if not 0 <= self._port <= 65535:
+            raise ConfigError(f"--port {self._port}: a port is a number from 0 (any free) to 65535")
+        if not self._host:
+            raise ConfigError("--host is empty; name an address of this machine, as 127.0.0.1")
+        if not (self._is_insecure or addresses.is_loopback(self._host)):
+            raise ConfigError(
+                f"--host {self._host} can be reached from outside, and the server has neither "
+                "encryption nor a token; leave --host out, or add --insecure on a network that "
+                "you trust"
+            )
+        addresses.check_free(f"{self._host}:{self._port}", "--host and --port")
 
     async def _handle(self, request: web.Request) -> web.Response:
         from aiohttp import web
@@ -204,6 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--principle", action="append", help="repeatable; default: all")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
+    insecure = "let other machines ask: no encryption, no token"
+    parser.add_argument("--insecure", action="store_true", help=insecure)
     parser.add_argument("--stop-text", action="append", default=[], help="cut from a query's end")
     options = parser.parse_args(arguments)
     try:
@@ -227,6 +260,7 @@ async def _serve(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
         stop_texts=options.stop_text,
+        insecure=options.insecure,
     )
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)

@@ -45,6 +45,10 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
+class FunctionError(VerifierUnavailableError):
+    """The child is well, but its function cannot be imported."""
+
+
 class SandboxOptions(Section):
     """How a function is confined."""
 
@@ -113,7 +117,8 @@ class Sandbox:
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start the child and import the function. Raises ``VerifierUnavailableError``."""
+        """Start the child and import the function. Raises ``VerifierUnavailableError``, and of
+        these ``FunctionError`` if the import is at fault."""
         self._is_closed = False
         async with self._turn:
             await self._ready()
@@ -174,7 +179,8 @@ class Sandbox:
         except BaseException as error:
             await self._end()
             if isinstance(error, TimeoutError):
-                detail = f"not imported within {self._options.start_timeout_s:g} s"
+                limit = f"{self._options.start_timeout_s:g} s (sandbox.start_timeout_s)"
+                detail = f"not imported within {limit}"
             elif isinstance(error, ConnectionError | ValueError):
                 detail = str(error)
             else:
@@ -209,6 +215,9 @@ class Sandbox:
         )
         greeting = await _ask(line, {"function": self._function, **setup})
         if not isinstance(greeting, dict) or greeting.get("ready") is not True:
+            if isinstance(greeting, dict) and "import_error" in greeting:
+                told = " ".join(str(greeting["import_error"]).split())
+                raise FunctionError(f"importing {self._function} fails with {told}")
             reason = greeting.get("error") if isinstance(greeting, dict) else "no greeting"
             raise ValueError(f"does not start: {reason}")
         return line

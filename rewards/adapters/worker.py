@@ -101,9 +101,13 @@ def _host(channel: int, mode: str, scratch: str) -> NoReturn:
                 isolation.cap_process_ids(setup["processes"])
                 isolation.seal_kernel_settings()
             isolation.drop_privileges()
-            host = _Host(channel, mode, scratch, setup, _load(setup["function"]))
         except BaseException as error:  # noqa: BLE001 - the parent must know why it can not start
             _send(replies, {"error": _describe(error)})
+            os._exit(1)
+        try:
+            host = _Host(channel, mode, scratch, setup, _load(setup["function"]))
+        except BaseException as error:  # noqa: BLE001 - SystemExit too; whoever wrote it must know
+            _send(replies, {"import_error": _describe(error)})
             os._exit(1)
         _send(replies, {"ready": True})
         for text in jobs:

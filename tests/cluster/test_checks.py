@@ -232,6 +232,18 @@ def test_a_service_that_accepts_and_never_answers_is_given_up(
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.process
+def test_a_reward_function_that_does_not_import_is_refused_before_the_start(tmp_path: Path) -> None:
+    (tmp_path / "rf.py").write_text("import sys\ndef reward(**_): ...\nsys.exit('not here')")
+    options = {"function": f"{tmp_path}/rf.py:reward"}
+    config = build(
+        tmp_path,
+        principles__exact={"verifier": "rewards.adapters.verl:VerlReward", "options": options},
+    )
+    with pytest.raises(ConfigError, match=r"exact\.options\.function: .*SystemExit: not here"):
+        asyncio.run(check_services(config))
+
+
 def test_three_rows_are_scored_on_their_own_reference_over_all_routes(tmp_path: Path) -> None:
     config = build(tmp_path)
     scored = asyncio.run(score_samples(config, check_data(config)))

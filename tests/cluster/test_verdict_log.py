@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,58 @@ def test_the_command_prints_json_lines_and_refuses_what_is_misspelled(run: RunDi
         result = CliRunner().invoke(app, ["verdicts", str(run.path), *wrong])
         assert result.exit_code == 2
         assert wrong[1] in result.output
+
+
+def said(run: RunDirectory, *words: str) -> str:
+    """What the command answers to something that is wrong: one sentence."""
+    result = CliRunner().invoke(app, ["verdicts", str(run.path), *words])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    return result.stderr.removeprefix("safeladder: ").rstrip()
+
+
+@pytest.mark.parametrize("words", [(), ("--replay",)])
+def test_a_damaged_ledger_is_one_sentence(run: RunDirectory, words: tuple[str, ...]) -> None:
+    for path in run.path.glob("ledger.sqlite*"):
+        path.unlink()
+    run.ledger.write_bytes(b"no ledger" * 500)
+    assert said(run, *words).startswith(f"{run.ledger}: cannot be read as the ledger of a run (")
+    run.ledger.unlink()
+    sqlite3.connect(run.ledger).close()
+    run.ledger.touch()
+    assert "no such table: groups" in said(run, *words)
+
+
+@pytest.mark.parametrize("words", [(), ("--replay",)])
+def test_a_group_that_the_run_never_had_is_named(run: RunDirectory, words: tuple[str, ...]) -> None:
+    told = said(run, "--group", "99999/1", *words)
+    assert told == f"--group 99999/1: no such group in {run.path}; its groups are 0/0 to 0/1"
+    assert "is no epoch/ordinal" in said(run, "--group", "9" * 5000 + "/1", *words)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("garbage", "is no line that a run writes"),
+        ("[1]", "is no line that a run writes"),
+        (json.dumps({**row("0/0/0", 1.0), "principle": None}), "column principle is missing"),
+        (json.dumps({"sample_id": "0/0/0"}), "column principle is missing"),
+        (json.dumps({**row("0/0/0", 1.0), "score": "1"}), "column score is missing or is none"),
+    ],
+)
+def test_a_damaged_line_is_named(run: RunDirectory, line: str, told: str) -> None:
+    lines = run.verdicts.read_text().split("\n")
+    run.verdicts.write_text("\n".join([lines[0], line, *lines[1:]]))
+    assert said(run).startswith(f"{run.verdicts}:2: {told}")
+
+
+def test_what_a_kill_left_is_passed_over_even_if_the_run_went_on(run: RunDirectory) -> None:
+    before = run.verdicts.read_text()
+    run.verdicts.write_text(f"{before}\n{json.dumps(row('0/1/1', 1.0))}\n")
+    assert len(list(read_verdicts(run))) == 5
+
+
+def test_a_damaged_batch_is_named(run: RunDirectory) -> None:
+    (batch,) = run.batches.glob("*.safetensors")
+    batch.write_bytes(b"no batch")
+    assert said(run).startswith(f"{batch}: cannot be read as a step's batch (")

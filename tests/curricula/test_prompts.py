@@ -141,6 +141,11 @@ def test_an_id_is_stable_and_depends_on_the_content_alone(tmp_path: Path) -> Non
         (('{"prompt": NaN}',), "NaN is no JSON number"),
         (("[1]",), ":1: holds a list; each line must be a JSON object"),
         (
+            ('{"prompt": "a", "route": "safety"}', '{"prompt": "a", "prompt": "b"}'),
+            ":2: the key 'prompt' stands twice; remove or rename one of the two",
+        ),
+        (('{"prompt": "a", "meta": {"x": 1, "x": 1}}',), ":1: the key 'x' stands twice"),
+        (
             ('{"prompt": "a", "route": "safety", "x": ' + "[" * 100_000 + "]" * 100_000 + "}",),
             ":1: is nested deeper than 16 levels",
         ),

@@ -86,6 +86,9 @@ def test_verdicts_outside_the_route_do_not_count_and_mislabelled_ones_are_refuse
 def test_a_reward_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
         combine_rewards({"safety": math.inf}, {"safety": verdict("safety", 1.0)})
+    both = {name: verdict(name, 1.0) for name in ("safety", "normal")}
+    with pytest.raises(ValueError, match="not finite"):
+        combine_rewards(dict.fromkeys(both, 1e308), both)
 
 
 def sample(**scores: float | None) -> dict[str, Verdict]:
@@ -164,6 +167,7 @@ def test_decoupled_rewards_need_the_siblings() -> None:
     [
         ({"gates": ["safety"], "floors": {"safety": 0.5}}, "choose one"),
         ({"combine": "decoupled", "floors": {"safety": 0.5}}, "no floors"),
+        ({"gates": ["safety", "format", "safety"]}, "gates names 'safety' twice"),
     ],
 )
 def test_rules_that_contradict_themselves_are_refused(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cluster.host_checks import CPU_FLAGS, processor_flags
 from cluster.run_directory import RunDirectory, Status
 from learners.checkpoints import CheckpointManifest, commit_checkpoint, write_durably
 from safeladder.config_loading import load_config
+from tests.abuse.certificates import SERVER, Authority
 
 from .leftovers import command
 
@@ -93,6 +95,39 @@ def test_an_address_where_no_service_answers_is_named(tiny_config: Write, free_p
     said = refused(4, "train", tiny_config(), swap)
     assert f"127.0.0.1:{free_port}" in said
     assert "safeladder serve-verifier" in said
+
+
+def test_an_authority_that_did_not_sign_the_services_certificate_is_named(
+    tiny_config: Write, tmp_path: Path
+) -> None:
+    ours, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    shown = ours.server()
+    tls = f"{{cert_file: {shown.cert_file}, key_file: {shown.key_file}}}"
+    service = f"principles.stop.service={{spawn: true, tls: {tls}}}"
+    words = (str(tiny_config()), "--principle", "stop", "--bind", "127.0.0.1:0", service)
+    ready = tmp_path / "address"
+    with command("serve-verifier", *words, "--ready-file", str(ready)):
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not ready.exists() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        address = ready.read_text()
+        asked = f"{{ca_file: {stranger.ca_file}, server_name: {SERVER}}}"
+        swap = f"principles.stop={{service: {{address: '{address}', tls: {asked}}}}}"
+        said = refused(2, "train", tiny_config(), swap)
+    assert said.startswith(
+        f"principles.stop.service.tls.ca_file: something listens at {address}, but the connection"
+    )
+
+
+def test_a_reward_function_that_its_file_lacks_is_named(tiny_config: Write, tmp_path: Path) -> None:
+    file = tmp_path / "rf.py"
+    file.write_text("def helpful(data_source, solution_str, ground_truth, **_): return 1.0\n")
+    verifier = (
+        f"verifier: 'rewards.adapters.verl:VerlReward', options: {{function: '{file}:hlpful'}}"
+    )
+    said = refused(2, "train", tiny_config(), f"principles.stop={{{verifier}}}")
+    told = f"{file} defines no 'hlpful'; did you mean 'helpful'?"
+    assert said == f"principles.stop.options.function: {told}"
 
 
 def test_an_address_where_no_ray_answers_is_named(tiny_config: Write, free_port: int) -> None:

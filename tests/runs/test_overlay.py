@@ -129,7 +129,7 @@ def test_a_run_with_the_overlay_is_judged_by_the_model_and_wandb_says_so(
         assert {question["model"] for question in asked} == {"scripted"}
     run = tmp_path / "runs" / "judged"
     rows = [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
-    verdicts = [row for row in rows if row["principle"] == "safety"]
+    verdicts = [row for row in rows if row.get("principle") == "safety"]
     assert verdicts
     assert {row["status"] for row in verdicts} == {"ok"}
     assert {row["label"] for row in verdicts} <= set(LABELS)

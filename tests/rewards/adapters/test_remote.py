@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,47 @@ def test_the_command_serves_a_config_until_it_is_told_to_stop() -> None:
         assert server.wait(30) == 0
         server.stdout.close()
     assert main(["configs/demo.yaml", "--principle", "nowhere"]) == ConfigError.exit_code
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--port", "70000"], 2, "--port 70000: a port is a number from 0 (any free) to 65535"),
+        (["--port", "-1"], 2, "--port -1: a port is"),
+        (["--port", "TAKEN"], 3, "is in use; stop its owner or choose another with --host and"),
+        (["--host", "nohost.invalid"], 2, "--host nohost.invalid can be reached from outside"),
+        (["--host", "nohost.invalid", "--insecure"], 3, "cannot listen on nohost.invalid:0: "),
+        (["--host", "a" * 100, "--insecure"], 3, "no such host; choose an address"),
+        (["--host", ""], 2, "--host is empty"),
+        (["--host", "0.0.0.0"], 2, "or add --insecure on a network that you trust"),
+    ],
+)
+def test_an_address_that_cannot_be_served_is_one_sentence(
+    words: list[str], code: int, told: str, taken: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(taken) if word == "TAKEN" else word for word in words]
+    assert main(["configs/demo.yaml", "--principle", "safety", *words]) == code
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_other_machines_are_served_only_on_demand() -> None:
+    async def run() -> str:
+        rule = {"rule": ExactAnswer(principle="rule")}
+        server = OpenRlhfServer(rule, {"rule": 1.0}, host="0.0.0.0", insecure=True)
+        await server.start()
+        url = server.url
+        await server.close()
+        return url
+
+    assert asyncio.run(run()).startswith("http://0.0.0.0:")
 
 
 def test_it_listens_on_this_machine_only() -> None:

@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 
 from rewards.adapters import sandbox
-from rewards.adapters.function import locate
 from rewards.adapters.isolation import descendants
 from rewards.adapters.sandbox import Sandbox, SandboxOptions, choose_mode, has_namespaces
 from rewards.adapters.scores import Scale
 from rewards.adapters.syscalls import filter_program
 from rewards.judging import UnjudgedError
-from safeladder.errors import ConfigError, VerifierUnavailableError
+from safeladder.errors import VerifierUnavailableError
 from safeladder.records import InvalidCause, VerdictStatus
 from tests.rewards.adapters.running import FUNCTIONS, built, scored, verdicts
 from tests.rewards.samples import sample
@@ -298,32 +297,6 @@ def test_what_a_module_opened_on_import_stays_open(mode: str, tmp_path: Path) ->
             await child.close()
 
     assert asyncio.run(run()) == [0.5, 0.5]
-
-
-@pytest.mark.parametrize(
-    ("function", "words"),
-    [
-        ("reward", "form `package.module:name`"),
-        ("a/b.py:", "form `package.module:name`"),
-        ("nowhere/reward.py:f", "no file"),
-        ("nowhere_at_all.rewards:f", "no Python file of the module"),
-        ("rewards.nowhere:f", "no Python file of the module"),
-    ],
-)
-def test_a_function_that_is_not_there_is_named_before_anything_starts(
-    function: str, words: str
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        locate(function)
-    with pytest.raises(ConfigError, match=r"principles\.rule\.options"):
-        built("verl:VerlReward", "missing.py:f")
-
-
-def test_functions_are_found_without_importing_them() -> None:
-    assert locate("tests.rewards.samples:sample")[0] == Path(__file__).parents[1] / "samples.py"
-    assert locate("tests.rewards:x")[0].name == "__init__.py"
-    file, path = locate(f"{FUNCTIONS}/trl_rewards.py:reward_words")
-    assert path == f"{file}:reward_words"
 
 
 def test_the_version_covers_code_range_and_confinement(tmp_path: Path) -> None:
