@@ -130,7 +130,7 @@ def test_a_label_that_the_model_writes_is_the_verdict(tmp_path: Path) -> None:
     tokenizer.add_tokens(["yes ", "no "])  # opposite rows: one of them is always the likeliest
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
-        direction = torch.linspace(-9, 9, 64)
+        direction = torch.linspace(-1e5, 1e5, 64)
         model.get_output_embeddings().weight[-2:] = torch.stack([direction, -direction])
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
