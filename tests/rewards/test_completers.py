@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from rewards.completers import Batches, Local
 from rewards.judging import UnjudgedError
 from safeladder.records import InvalidCause
@@ -60,11 +62,12 @@ def test_an_answer_that_is_a_failure_is_that_of_its_question_alone() -> None:
         fault = UnjudgedError(InvalidCause.ABSTAIN, "too long")
         return [fault if question == "b" else question for question in questions]
 
-    async def run() -> list[str | BaseException]:
-        batches = Batches(answer, timeout_s=5, batch_size=4)
-        return await asyncio.gather(*map(batches.ask, "abc"), return_exceptions=True)
+    async def run() -> None:
+        batches: Batches[str, str] = Batches(answer, timeout_s=5, batch_size=4)
+        first, bad, last = [asyncio.create_task(batches.ask(question)) for question in "abc"]
+        with pytest.raises(UnjudgedError, match="too long") as caught:
+            await bad
+        assert caught.value.cause is InvalidCause.ABSTAIN
+        assert (await first, await last, num_calls) == ("a", "c", 1)
 
-    first, bad, last = asyncio.run(run())
-    assert (first, last, num_calls) == ("a", "c", 1)
-    assert isinstance(bad, UnjudgedError)
-    assert bad.cause is InvalidCause.ABSTAIN
+    asyncio.run(run())
