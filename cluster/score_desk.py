@@ -81,9 +81,10 @@ class ScoreDesk:
                 self._principles[fleet] = principle
                 self._breakers[fleet] = Breaker(panel.config.reward.breaker)
         for key, principle in list(self._ask_again_at):
+            if (key, principle) not in self._ask_again_at:
+                continue  # given up for another of its principles a moment ago
             group = self._groups[key]
-            if group.scores is None:  # given up for another of its principles a moment ago
-                continue
+            assert group.scores is not None, f"{key} pauses training without scores"
             if group.scores.principles[principle].fleet != panel.fleets.get(principle):
                 self._rulings.retry(group, f"the verifier of {principle} was replaced")
 
@@ -109,11 +110,14 @@ class ScoreDesk:
             self._judge(group)
 
     def close(self, group: Group) -> None:
-        """Forget a group that is given up; what it still waits for need not be asked."""
+        """Forget a group that is given up; what it still waits for need not be asked. Fleets that
+        it has done with may be retired by now."""
         if group.scores is None:
             return
         for name, scores in group.scores.principles.items():
-            self.queues[scores.fleet].withdraw(CallId(group.key, group.attempt, scores.call))
+            if scores.fleet in self.queues:
+                call = CallId(group.key, group.attempt, scores.call)
+                self.queues[scores.fleet].withdraw(call)
             self._end_pause(group, name)
         self._references.withdraw(CallId(group.key, group.attempt, group.reference_call))
 
