@@ -51,6 +51,7 @@ CONFIG = make_config(
     routes={"safety": {"safety": 1.0, "format": 0.5}},
     rollout={"group_size": 3, "max_concurrent_groups": 3},
     reference={"kl_coefficient": 0.1},
+    reward={"breaker": {"window": 12, "min_verdicts": 6, "max_invalid_share": 0.3}},
     schedule={"groups_per_step": 2, "max_staleness": 1},
 )
 ANSWERABLE = (GrantLease, Score, ScoreReference, Train, Publish, LoadWeights)
