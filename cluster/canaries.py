@@ -7,12 +7,14 @@ One JSON object a line: a row of data with ``response`` and ``expect``, which gi
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from curricula.prompts import load_prompts, read_rows
+from safeladder.config import Config
 from safeladder.errors import DataError
 from safeladder.records import ScoreRequest, Verdict, VerdictStatus
 
@@ -40,6 +42,29 @@ class Canary:
             and self.label in (None, verdict.label)
         )
         return None if is_right else f"{self.request.sample_id}: {said} instead of {wanted}"
+
+
+def canaries_of(config: Config) -> dict[str, list[Canary]]:
+    """Principle → its canaries, for those that have some. Raises ``DataError``."""
+    found = {}
+    for name, settings in config.principles.items():
+        if settings.canaries is not None:
+            try:
+                found[name] = load_canaries(settings.canaries, config.routes)
+            except DataError as error:
+                raise DataError(f"principles.{name}.canaries: {error}") from None
+    return found
+
+
+def first_round() -> int:
+    """Number of a first round of canaries, later than that of any round of some minutes ago."""
+    return int(time.time()) % 2**30
+
+
+def requests_of(canaries: Sequence[Canary], number: int) -> list[ScoreRequest]:
+    """The requests of one round. Each round is another attempt, since a service keeps the answers
+    that it has given to equal questions, and a drift would not be seen."""
+    return [replace(canary.request, attempt=number) for canary in canaries]
 
 
 def load_canaries(path: Path, routes: Collection[str]) -> list[Canary]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from cluster.canaries import Canary, canaries_of, faults_of, first_round, requests_of
 from cluster.data_checks import check_data
 from cluster.host_checks import check_host
 from cluster.model_checks import check_model
@@ -61,6 +62,7 @@ def preflight(config: Config) -> None:
     check_cluster(config)
     check_host(config, model)
     check_data(config)
+    canaries_of(config)
     for principle, settings in config.principles.items():
         check_verifier(principle, settings)
     asyncio.run(check_services(config))
@@ -131,6 +133,15 @@ def check_verifier(principle: str, settings: PrincipleConfig) -> None:
         raise ConfigError(f"principles.{principle}.service.token_file: there is no file {token}")
 
 
+def built_version(principle: str, settings: PrincipleConfig) -> str | None:
+    """Version of the verifier that the run would build now; None for a service that somebody else
+    has started. Raises ``ConfigError``."""
+    is_foreign = settings.service is not None and settings.service.address is not None
+    if settings.verifier is None or is_foreign:
+        return None
+    return local_or_remote(principle, _in_process(settings)).version
+
+
 async def check_services(config: Config) -> None:
     """Reach every service that has an address, and import every reward function in its sandbox.
 
@@ -152,13 +163,17 @@ async def score_samples(
 ) -> dict[str, list[SampleVerdict]]:
     """Principle → verdicts on its first three rows, each answered by its own reference.
 
-    A verifier whose service the run would spawn is asked in this process. Raises
-    ``VerifierUnavailableError`` if a principle has no verdict but INVALID ones.
+    Canaries are asked too. A verifier whose service the run would spawn is asked in this process.
+    Raises ``VerifierUnavailableError`` if a principle has no verdict but INVALID ones, or is wrong
+    on a canary.
     """
-    scored = {}
+    scored: dict[str, list[SampleVerdict]] = {}
+    canaries = canaries_of(config)
     for principle, settings in config.principles.items():
-        if rows := _rows_of(principle, config, prompts):
-            scored[principle] = await _score(principle, settings, rows, config)
+        rows, known = _rows_of(principle, config, prompts), canaries.get(principle, [])
+        if rows or known:
+            samples = await _score(principle, settings, rows, known, config)
+            scored |= {principle: samples} if rows else {}
     for principle, samples in scored.items():
         if all(sample.verdict.status is VerdictStatus.INVALID for sample in samples):
             verdict = samples[0].verdict
@@ -179,6 +194,15 @@ def _rows_of(principle: str, config: Config, prompts: Sequence[Prompt]) -> list[
     by_route = ([p for p in prompts if p.route == route][:SAMPLES] for route in routes)
     in_turn = [p for row in zip_longest(*by_route) for p in row if p is not None]
     return in_turn[:SAMPLES]
+
+
+def require_right(principle: str, canaries: Sequence[Canary], said: Sequence[Verdict]) -> None:
+    """Raise ``VerifierUnavailableError`` unless the verifier is right on all canaries."""
+    if faults := faults_of(canaries, said):
+        raise VerifierUnavailableError(
+            f"principles.{principle}.canaries: wrong on {len(faults)} of {len(canaries)}: "
+            f"{'; '.join(faults[:3])}"
+        )
 
 
 async def _reach(principle: str, verifier: Verifier, settings: PrincipleConfig) -> None:
@@ -202,7 +226,11 @@ async def _import(principle: str, verifier: FunctionVerifier) -> None:
 
 
 async def _score(
-    principle: str, settings: PrincipleConfig, rows: Sequence[Prompt], config: Config
+    principle: str,
+    settings: PrincipleConfig,
+    rows: Sequence[Prompt],
+    canaries: Sequence[Canary],
+    config: Config,
 ) -> list[SampleVerdict]:
     is_remote = settings.service is not None and settings.service.address is not None
     verifier = local_or_remote(principle, settings if is_remote else _in_process(settings))
@@ -226,6 +254,12 @@ async def _score(
         verdicts = await score_with_deadline(
             verifier, requests, settings.timeout_s * len(rows), principle=principle
         )
+        if canaries:
+            asked = requests_of(canaries, first_round())
+            said = await score_with_deadline(
+                verifier, asked, settings.timeout_s * len(asked), principle=principle
+            )
+            require_right(principle, canaries, said)
     finally:
         await close_with_deadline(verifier, principle=principle)
     return [

@@ -113,6 +113,17 @@ class GroupTable:
             if scores.open
         }
 
+    def judged_well(self, fleet: str, principle: str) -> list[tuple[Group, int]]:
+        """The first sample with a score by this fleet of each group that is not trained yet, in
+        order of key."""
+        return [
+            (group, index)
+            for key, group in sorted(self._groups.items())
+            if group.state in (GroupState.GENERATED, GroupState.SCORED) and group.scores is not None
+            if (scores := group.scores.principles.get(principle)) is not None
+            if scores.fleet == fleet and (index := scores.first_ok) is not None
+        ]
+
     def next_to_lease(self) -> Group:
         """The first PENDING group; if none waits, a new one."""
         if self._pending:

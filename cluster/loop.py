@@ -251,7 +251,7 @@ class Loop:
             self._events.append(
                 VerdictsReady(call.key, call.attempt, fleet, call.call, tuple(event.value.verdicts))
             )
-        elif isinstance(event.value, ScorePayloadLost):
+        elif isinstance(event.value, ScorePayloadLost) and not event.context.is_probe:
             self._events.append(PayloadLost(event.value.key, event.value.attempt))
         else:
             self._events.append(_scoring_lost(event.context))
@@ -354,7 +354,7 @@ class Loop:
         arguments = {
             "payload": command.payload,
             "key": command.key,
-            "attempt": command.attempt,
+            "attempt": command.asked_as,
             "indexes": command.indexes,
         }
         if actor is None or not fleet.call(

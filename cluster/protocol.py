@@ -48,6 +48,8 @@ from safeladder.records import (
 
 ROLLOUT = "rollout"
 REFERENCE = "reference"
+PROBE_ATTEMPT = 1_000_000
+"""Beyond the attempts of any group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,7 @@ class GrantLease:
 @dataclass(frozen=True, slots=True)
 class Score:
     """Judge these completions of a group under one principle. Goes to ``fleet``, which has a free
-    slot. ``call`` comes back with the answer."""
+    slot. ``call`` comes back with the answer; below 0 it is a probe (see ``probes``)."""
 
     key: GroupKey
     attempt: int
@@ -225,6 +227,18 @@ class Score:
     payload: Any
     indexes: tuple[int, ...]
     timeout_s: float
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the answer is only to show that the verifier works. If it cannot be asked, even
+        for want of the payload, that is ``ScoringLost``."""
+        return self.call < 0
+
+    @property
+    def asked_as(self) -> int:
+        """The attempt that the verifier is told. Each probe has its own, since a service keeps the
+        answers that it has given to equal questions."""
+        return PROBE_ATTEMPT - self.call if self.is_probe else self.attempt
 
 
 @dataclass(frozen=True, slots=True)

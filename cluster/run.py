@@ -26,13 +26,13 @@ from cluster.footprint import Footprint
 from cluster.ledger import Ledger
 from cluster.loop import Loop
 from cluster.monitor_link import MonitorLink
-from cluster.panel_keeper import PanelKeeper
+from cluster.panel_keeper import PanelKeeper, require_right_canaries
 from cluster.remote import session
 from cluster.results import Results
 from cluster.run_directory import RunDirectory, Status
 from cluster.services import VerifierServices
 from cluster.supervised import supervised_rows
-from cluster.swaps import Swaps
+from cluster.swaps import PanelSource, Swaps
 from cluster.telemetry import Telemetry
 from cluster.terminal import Terminal
 from curricula.prompts import PromptOrder, load_prompts
@@ -61,6 +61,7 @@ class Run:
             load_prompts(data.train, config.routes, prompt), config.run.seed, data.shuffle
         )
         self._held_out = load_prompts(data.held_out, config.routes, prompt)
+        self._panel_source = PanelSource.read(config)
         self._results = Results(config, directory, self._held_out)
 
     def execute(self) -> int:
@@ -84,6 +85,7 @@ class Run:
             crew = stack.enter_context(Crew(config, self._fence))
             self._say("loading the model: rollout engine, learner, verifiers")
             crew.bring_up(config.model.path, self._checkpoint)
+            require_right_canaries(crew, self._panel_source.canaries)
             monitor = MonitorLink(config, self._directory.path, crew.verifier_versions)
             stack.callback(monitor.close)
             telemetry = Telemetry(
@@ -155,7 +157,7 @@ class Run:
         coordinator = Coordinator(config, self._prompts, self._fence, ledger.snapshot())
         telemetry.panel_in_force(crew.panel, crew.verifier_versions)
         swaps = Swaps(self._directory)
-        keeper = PanelKeeper(self._config, crew, swaps, services, telemetry)
+        keeper = PanelKeeper(self._panel_source, crew, swaps, services, telemetry)
         Loop(
             config,
             fence=self._fence,

@@ -12,6 +12,7 @@ from cluster.breaker import Breaker
 from cluster.calls import CallId, CallQueue
 from cluster.groups import Group, GroupTable
 from cluster.panel import Panel
+from cluster.probes import Probes
 from cluster.protocol import (
     REFERENCE,
     Alert,
@@ -37,7 +38,7 @@ GRACE_S = 60.0
 """A call may be answered this much later than the role's own deadline."""
 REFERENCE_DEADLINE_S = 600.0
 PAUSE_RETRY_S = 5.0
-"""A principle that pauses training is asked again this often."""
+"""A principle that pauses training is asked again this often, and so is a probe."""
 PAUSE_BUDGET_S = 3600.0
 """Training stays paused this long at most; then the run fails."""
 
@@ -54,6 +55,7 @@ class ScoreDesk:
         self._principles: dict[str, str] = {}
         """Verifier fleet → its principle, fleets that are being retired included."""
         self._breakers: dict[str, Breaker] = {}
+        self._probes = Probes(groups)
         self._references = CallQueue(REFERENCE_DEADLINE_S + GRACE_S)
         self.queues: dict[str, CallQueue] = {}
         """Fleet → its calls."""
@@ -80,12 +82,14 @@ class ScoreDesk:
                 self.queues[fleet] = CallQueue(timeout_s + GRACE_S)
                 self._principles[fleet] = principle
                 self._breakers[fleet] = Breaker(panel.config.reward.breaker)
+            else:
+                self._breakers[fleet].follow(panel.config.reward.breaker)
+                self._wake(fleet)
         for key, principle in list(self._ask_again_at):
-            group = self._groups[key]
-            if group.scores is None:  # given up for another of its principles a moment ago
-                continue
-            if group.scores.principles[principle].fleet != panel.fleets.get(principle):
-                self._rulings.retry(group, f"the verifier of {principle} was replaced")
+            if (key, principle) not in self._ask_again_at:
+                continue  # given up for another of its principles a moment ago
+            if self._scores(key, principle).fleet != panel.fleets.get(principle):
+                self._rulings.retry(self._groups[key], f"the verifier of {principle} was replaced")
 
     def join(self, fleet: str, actor: str, capacity: int) -> None:
         """An actor is up."""
@@ -109,11 +113,17 @@ class ScoreDesk:
             self._judge(group)
 
     def close(self, group: Group) -> None:
-        """Forget a group that is given up; what it still waits for need not be asked."""
+        """Forget a group that is given up; what it still waits for need not be asked. Fleets that
+        it has done with may be retired by now."""
         if group.scores is None:
             return
         for name, scores in group.scores.principles.items():
-            self.queues[scores.fleet].withdraw(CallId(group.key, group.attempt, scores.call))
+            if scores.fleet in self.queues:
+                call = CallId(group.key, group.attempt, scores.call)
+                self.queues[scores.fleet].withdraw(call)
+            if probe := self._probes.of_group(scores.fleet, group.key):
+                self.queues[scores.fleet].withdraw(probe.call)
+                self._probes.end(scores.fleet, self._now_s)
             self._end_pause(group, name)
         self._references.withdraw(CallId(group.key, group.attempt, group.reference_call))
 
@@ -122,11 +132,20 @@ class ScoreDesk:
         call = CallId(event.key, event.attempt, event.call)
         if event.fleet not in self._principles:  # retired, and nobody waits for it
             return False
+        if not self.queues[event.fleet].settle(call):
+            return False
+        if probe := self._probes.find(event.fleet, call):
+            self._probes.end(event.fleet, self._now_s + PAUSE_RETRY_S)
+            if probe.is_passed(event.verdicts):
+                self._breakers[event.fleet].prove(probe.turn)
+                self._wake(event.fleet)
+            return True
         found = self._find(event.fleet, call)
-        if not self.queues[event.fleet].settle(call) or found is None:
+        if found is None:
             return False
         group, scores = found
         self._follow(group, scores, scores.take(group.key, event.verdicts))
+        self._wake(event.fleet)
         return True
 
     def take_loss(self, event: ScoringLost) -> bool:
@@ -158,9 +177,8 @@ class ScoreDesk:
         for (key, principle), ask_at in list(self._ask_again_at.items()):
             if ask_at <= now_s:
                 self._ask_again_at[key, principle] = math.inf
-                group = self._groups[key]
-                assert group.scores is not None, f"{key} pauses training without scores"
-                self._ask(group, group.scores.principles[principle])
+                self._ask(self._groups[key], self._scores(key, principle))
+        self._probe()
         self._retire_fleets()
         if self._ask_again_at and now_s - self._paused_since_s > PAUSE_BUDGET_S:
             text = f"training was paused for {PAUSE_BUDGET_S:.0f} s: {self.pause_reason}"
@@ -170,22 +188,56 @@ class ScoreDesk:
         """Send what waits and finds a slot."""
         for fleet in self._principles:
             for call in self.queues[fleet].start(self._now_s):
-                found = self._find(fleet, call)
-                assert found is not None, f"{call} waits for a group that is gone"
-                group, scores = found
-                self._rulings.emit(
-                    Score(
-                        *call[:2],
-                        fleet,
-                        call.call,
-                        scores.principle,
-                        group.payload,
-                        scores.open,
-                        scores.policy.timeout_s,
-                    )
-                )
+                self._start(fleet, call)
         for call in self._references.start(self._now_s):
             self._rulings.emit(ScoreReference(*call, self._groups[call.key].payload))
+
+    def _start(self, fleet: str, call: CallId) -> None:
+        probe, found = self._probes.find(fleet, call), self._find(fleet, call)
+        if probe is not None and found is None:  # its group has been trained meanwhile
+            self.queues[fleet].settle(call)
+            self._probes.end(fleet, self._now_s)
+            return
+        assert found is not None, f"{call} waits for a group that is gone"
+        group, scores = found
+        if probe is None:
+            scores.turn = scores.breaker.turn
+        self._rulings.emit(
+            Score(
+                *call[:2],
+                fleet,
+                call.call,
+                scores.principle,
+                group.payload,
+                scores.open if probe is None else (probe.index,),
+                scores.policy.timeout_s,
+            )
+        )
+
+    def _probe(self) -> None:
+        """While groups wait for a verifier whose breaker is open, see whether it works."""
+        for key, principle in self._ask_again_at:
+            scores = self._scores(key, principle)
+            if scores.breaker.is_open:
+                turn = scores.breaker.turn
+                probe = self._probes.start(scores.fleet, principle, turn, self._now_s)
+                if probe is not None:
+                    self.queues[scores.fleet].ask(probe.call)
+
+    def _wake(self, fleet: str) -> None:
+        """Once a breaker is closed, what waited for it is asked for again at once."""
+        if self._breakers[fleet].is_open:
+            return
+        for (key, principle), ask_at in self._ask_again_at.items():
+            scores = self._scores(key, principle)
+            was_open = scores.fleet == fleet and scores.turn != scores.breaker.turn
+            if was_open and ask_at < math.inf:
+                self._ask_again_at[key, principle] = self._now_s
+
+    def _scores(self, key: GroupKey, principle: str) -> PrincipleScores:
+        scores = self._groups[key].scores
+        assert scores is not None, f"{key} pauses training without scores"
+        return scores.principles[principle]
 
     def _retire_fleets(self) -> None:
         """Let go of the fleets that neither the panel nor a group being scored needs."""
@@ -194,6 +246,7 @@ class ScoreDesk:
             return
         for fleet in leaving - self._groups.fleets_in_use():
             del self.queues[fleet], self._principles[fleet], self._breakers[fleet]
+            self._probes.forget(fleet)
             self._rulings.emit(RetireFleet(fleet))
 
     def _ask(self, group: Group, scores: PrincipleScores) -> None:
@@ -217,6 +270,9 @@ class ScoreDesk:
                 self._lose_call(fleet, call)
 
     def _lose_call(self, fleet: str, call: CallId) -> bool:
+        if self._probes.find(fleet, call):
+            self._probes.end(fleet, self._now_s + PAUSE_RETRY_S)
+            return True
         found = self._find(fleet, call)
         if found is None:
             return False

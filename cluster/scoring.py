@@ -47,6 +47,8 @@ class PrincipleScores:
     left_out: set[int] = field(default_factory=set)
     call: int = 0
     """Calls made so far."""
+    turn: int = 0
+    """Of the breaker when the newest call went out."""
     unlogged: tuple[Verdict, ...] = ()
     """What the newest answer, or its lack, came to."""
     num_retries: int = 0
@@ -54,17 +56,27 @@ class PrincipleScores:
 
     def take(self, key: GroupKey, verdicts: tuple[Verdict, ...]) -> Outcome:
         """Note the answer to a call for ``open`` and apply the policy to what is INVALID. In an
-        outage no policy but ``fail`` costs a sample: the group waits until the verifier answers."""
+        outage no policy but ``fail`` costs a sample: the group waits until the verifier works, and
+        is then asked for once more."""
         checked = self._checked(key, verdicts)
-        self.breaker.note(checked)
+        answered = zip(self.open, checked, strict=True)
+        self.breaker.note(v for i, v in answered if i not in self.verdicts)
+        if not any(map(_is_invalid, checked)):
+            self.breaker.prove(self.turn)
         self.unlogged = tuple(checked)
         self.verdicts.update(zip(self.open, checked, strict=True))
         invalid = [self.verdicts[i] for i in self.open if _is_invalid(self.verdicts[i])]
         self.open = tuple(i for i in self.open if _is_invalid(self.verdicts[i]))
         if not invalid:
             return "final"
-        if self.breaker.is_open and self.policy.on_invalid != "fail":
-            return "later"
+        if self.policy.on_invalid != "fail":
+            if self.breaker.is_open:
+                return "later"
+            if self.breaker.turn != self.turn:  # an outage ended while the call was out
+                return "again"
+        return self._apply_policy(invalid)
+
+    def _apply_policy(self, invalid: Sequence[Verdict]) -> Outcome:
         match self.policy.on_invalid:
             case "drop_sample":
                 self.left_out.update(self.open)
@@ -105,6 +117,12 @@ class PrincipleScores:
                     f"{verdict.sample_id}: {verdict.evidence or 'no detail'}{outage}"
                 )
         return f"{self.principle}: no verdict"
+
+    @property
+    def first_ok(self) -> int | None:
+        """The first index with a score, or None."""
+        scored = (i for i, v in self.verdicts.items() if v.status is VerdictStatus.OK)
+        return min(scored, default=None)
 
     def _checked(self, key: GroupKey, verdicts: tuple[Verdict, ...]) -> list[Verdict]:
         """The answer if it fits the question, else INVALID(malformed) for every index."""

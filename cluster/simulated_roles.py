@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from cluster.calls import CallId
-from cluster.panel import verifier_fleet
+from cluster.panel import Panel
 from cluster.protocol import (
     REFERENCE,
     ROLLOUT,
@@ -26,6 +26,7 @@ from cluster.protocol import (
     GrantLease,
     GroupGenerated,
     LoadWeights,
+    PanelChanged,
     PayloadLost,
     Publish,
     ReferenceLost,
@@ -81,6 +82,8 @@ class Faults:
     load_fails: float = 0.0
     driver_dies: float = 0.0
     """In one turn of its loop."""
+    panel_changes: float = 0.0
+    """Some verifiers are swapped, at the end of a step."""
 
     @classmethod
     def drawn(cls, rng: random.Random, scale: float = 0.1) -> Faults:
@@ -161,9 +164,9 @@ class SimulatedRoles:
         self.witness.saw_restart(fence, self.checkpoint_step)
         for _ in range(self._config.rollout.actors):
             self._start_engine()
-        for name, principle in self._config.principles.items():
-            for _ in range(principle.actors):
-                self._start_verifier(verifier_fleet(name))
+        self._panel = Panel.first(self._config)
+        for name in self._config.principles:
+            self._start_verifiers(name)
         if self._config.reference.enabled:
             for _ in range(self._config.reference.actors):
                 self._join(REFERENCE, self._new_name(REFERENCE), CALLS_PER_ACTOR)
@@ -282,6 +285,17 @@ class SimulatedRoles:
         self._scoring[name] = {}
         self._join(fleet, name, CALLS_PER_ACTOR)
 
+    def _start_verifiers(self, principle: str) -> None:
+        for _ in range(self._config.principles[principle].actors):
+            self._start_verifier(self._panel.fleets[principle])
+
+    def _swap(self) -> None:
+        kept = [name for name in self._config.principles if self._rng.random() < 0.5]
+        self._panel = self._panel.changed(self._config, kept)
+        self.timetable.add(0.0, PanelChanged(self._panel))
+        for name in sorted(self._config.principles.keys() - set(kept)):
+            self._start_verifiers(name)
+
     def _score(self, call: Score) -> None:
         self.witness.saw_use(call.payload)
         mine = [name for name in self._scoring if name.startswith(f"{call.fleet}-")]
@@ -346,6 +360,8 @@ class SimulatedRoles:
             self.checkpoint_step = order.step
         report = StepReport(step=order.step, version=order.step, metrics={}, seconds=1.0)
         self._answer(self._rng.uniform(0, 0.5), StepCommitted(report))
+        if self._happens(self._faults.panel_changes):
+            self._swap()
 
     # ---- chance -------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Requests for a hot swap, as files of the run: ``swaps/1.yaml`` asks, ``swaps/1.json`` answers.
 
 Files need no port and no second way in: who may write to the run's folder may change the run. The
-answer says ``in force`` or ``refused``, and why.
+answer says ``in force``, ``refused`` or ``withdrawn``, and why. It is written once, whole: if the
+asker gives up while the driver is about to obey, the first of the two decides.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from cluster.checks import check_routes, check_verifier
+from cluster.canaries import Canary, canaries_of
+from cluster.checks import built_version, check_routes, check_verifier
 from cluster.data_checks import check_data
 from cluster.panel import Panel
 from cluster.run_directory import RunDirectory, write_json
 from safeladder.config import Config
-from safeladder.config_loading import load_config, resolved_yaml
+from safeladder.config_loading import config_hash, load_config, resolved_yaml
 from safeladder.errors import ConfigError, EnvironmentUnfitError, VerifierUnavailableError
 
+IN_FORCE, REFUSED, WITHDRAWN = "in force", "refused", "withdrawn"
 MAY_CHANGE = ("principles", "routes", "reward")
 POLL_S = 0.2
 
@@ -42,6 +45,35 @@ class SwapRequest:
     def answer(self) -> Path:
         """Where the driver says what became of it."""
         return self.path.with_suffix(".json")
+
+
+@dataclass(frozen=True, slots=True)
+class PanelSource:
+    """What a panel is made of: its configuration, and what that names, read at one moment. Later
+    changes of a file do not reach who has this."""
+
+    config: Config
+    canaries: Mapping[str, list[Canary]]
+    """Principle → canaries, for those that have some."""
+    versions: Mapping[str, str]
+    """Principle → version of its verifier as built from the files of this moment, for those that
+    the run builds itself."""
+
+    @classmethod
+    def read(cls, config: Config) -> Self:
+        """Raises ``ConfigError``."""
+        built = {name: built_version(name, p) for name, p in config.principles.items()}
+        versions = {name: version for name, version in built.items() if version is not None}
+        return cls(config, canaries_of(config), versions)
+
+    def parts(self, principle: str) -> tuple[Any, ...]:
+        """All that its fleet depends on; equal parts, equal verdicts. Python code that is imported
+        already is not looked at again, but for reward functions, whose versions hash it."""
+        return (
+            self.config.principles.get(principle),
+            self.versions.get(principle),
+            self.canaries.get(principle),
+        )
 
 
 class Swaps:
@@ -77,30 +109,43 @@ class Swaps:
             number += 1
         return None
 
-    def commit(self, request: SwapRequest, panel: Panel, versions: Mapping[str, str]) -> str:
-        """The panel is in force: ``config.yaml`` and the answer say so. Returns the sentence."""
-        config = request.config()
-        partial = self._run.config_file.with_suffix(".partial")
-        partial.write_text(resolved_yaml(config), encoding="utf-8")
-        partial.replace(self._run.config_file)
-        self._run.write_hash(config)
+    def commit(
+        self, request: SwapRequest, config: Config, panel: Panel, versions: Mapping[str, str]
+    ) -> str | None:
+        """The panel is in force: the answer and ``config.yaml`` say so. Returns the sentence, or
+        None if the request was withdrawn meanwhile. Raises ``OSError`` with nothing changed."""
         text = ", ".join(f"{name}: {versions[name]}" for name in panel.fleets)
         text = f"swap {request.number} is in force, generation {panel.generation}: {text}"
-        write_json(request.answer, {"state": "in force", "text": text, "unix_s": time.time()})
+        files = {
+            self._run.config_file: resolved_yaml(config),
+            self._run.path / "config.sha256": config_hash(config) + "\n",
+        }
+        partials = {path: path.with_name(f"{path.name}.partial") for path in files}
+        try:
+            for path, content in files.items():
+                partials[path].write_text(content, encoding="utf-8")
+            if not self._answer(request, IN_FORCE, text):
+                return None
+            for path, partial in partials.items():  # needs no space: the answer is true already
+                partial.replace(path)
+        finally:
+            for partial in partials.values():
+                partial.unlink(missing_ok=True)
         return text
 
     def refuse(self, request: SwapRequest, reason: str) -> None:
         """Nothing changes."""
-        write_json(request.answer, {"state": "refused", "text": reason, "unix_s": time.time()})
+        self._answer(request, REFUSED, reason)
 
     def await_answer(self, request: SwapRequest, timeout_s: float) -> dict[str, Any]:
         """Wait for the driver. Raises ``EnvironmentUnfitError`` if it is gone or silent; the
-        request is then withdrawn."""
+        request is then withdrawn, unless it was answered at the last moment."""
         deadline = time.monotonic() + timeout_s
         while not request.answer.is_file():
             status = self._run.status()
             if status is None or status.exit_code is not None or time.monotonic() > deadline:
-                self.refuse(request, "withdrawn")
+                if not self._answer(request, WITHDRAWN, "the asker waited long enough"):
+                    break
                 why = "ended" if status and status.exit_code is not None else "did not answer"
                 raise EnvironmentUnfitError(
                     f"the driver of {self._run.path} {why}; nothing changed"
@@ -109,26 +154,36 @@ class Swaps:
         answer: dict[str, Any] = json.loads(request.answer.read_text(encoding="utf-8"))
         return answer
 
+    @staticmethod
+    def _answer(request: SwapRequest, state: str, text: str) -> bool:
+        """Whether this is the answer; False if there was one."""
+        partial = request.answer.with_name(f".{request.answer.name}.{os.getpid()}.new")
+        write_json(partial, {"state": state, "text": text, "unix_s": time.time()})
+        try:
+            os.link(partial, request.answer)
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink()
+        return True
 
-def check_swap(current: Config, request: SwapRequest) -> Config:
-    """The wanted configuration, if a live run can go over to it. Raises ``ConfigError`` and what
-    checking a verifier raises."""
+
+def check_swap(current: Config, request: SwapRequest) -> PanelSource:
+    """What is wanted, if a live run can go over to it. Raises ``ConfigError`` and what checking a
+    verifier raises."""
     wanted = request.config()
     require_principles_only(current, wanted)
     check_routes(wanted)
     check_data(wanted)
-    for principle in wanted.principles.keys() - kept_principles(current, wanted):
-        check_verifier(principle, wanted.principles[principle])
-    return wanted
+    for principle, settings in wanted.principles.items():
+        check_verifier(principle, settings)
+    return PanelSource.read(wanted)
 
 
-def kept_principles(current: Config, wanted: Config) -> set[str]:
-    """Those that stay as they are."""
-    return {
-        name
-        for name, settings in wanted.principles.items()
-        if settings == current.principles.get(name)
-    }
+def kept_principles(current: PanelSource, wanted: PanelSource) -> set[str]:
+    """Those that stay as they are: settings, and what they name."""
+    names = wanted.config.principles
+    return {name for name in names if current.parts(name) == wanted.parts(name)}
 
 
 def require_principles_only(current: Config, wanted: Config) -> None:
@@ -151,6 +206,6 @@ def swap_principles(run_dir: Path, overlays: Sequence[Path], wait_s: float) -> s
     require_principles_only(run.config(), wanted)
     swaps = Swaps(run)
     answer = swaps.await_answer(swaps.submit(wanted), wait_s)
-    if answer["state"] != "in force":
+    if answer["state"] != IN_FORCE:
         raise VerifierUnavailableError(f"the run refuses, nothing changed: {answer['text']}")
     return str(answer["text"])

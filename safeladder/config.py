@@ -158,13 +158,21 @@ class PrincipleConfig(Section):
 
 
 class BreakerConfig(Section):
-    """When a failing verifier stops training instead of costing groups."""
+    """When a failing verifier stops training instead of costing groups.
+
+    A sample counts once, by the first verdict on it. While the breaker is open, groups with INVALID
+    verdicts wait; they are asked for again every 5 s, and beside them a probe: a sample that the
+    verifier has judged well before. The breaker closes when the probe is judged well again, or when
+    a call made since it opened brings nothing INVALID. The groups are then asked for once more, and
+    what is still INVALID is treated by ``on_invalid``: it was the sample, not the verifier. On
+    closing, the INVALID verdicts in the window are forgotten and the valid ones stay, so that a
+    verifier that fails again is noticed as soon as the share is too large again.
+    """
 
     window: PositiveInt = 256
     """Newest verdicts of a principle that are looked at."""
     max_invalid_share: PositiveShare = 0.05
-    """A larger share of INVALID verdicts among them pauses training and alerts; its groups are
-    kept, and one of them is asked for again until the verifier answers. 1 never pauses."""
+    """A larger share of INVALID verdicts among them pauses training and alerts. 1 never pauses."""
     min_verdicts: PositiveInt = 64
     """Nothing is concluded from fewer verdicts."""
 

@@ -28,7 +28,7 @@ def test_a_round_of_everything_brings_every_figure() -> None:
     assert figures["hostile_sent"] == figures["hostile_refused"] > 0
     assert set(bars(figures)) == {
         "plain throughput", "plain p99", "mtls throughput", "mtls p99", "p99 under attack",
-        "hostile refused",
+        "hostile refused", "hostile rate",
     }  # fmt: skip
     poor = figures | {"mtls_ratio_per_s": 0.79, "plain_ratio_p99_ms": 2.1, "hostile_refused": 0}
     assert not any(bars(poor)[name] for name in ("mtls throughput", "plain p99", "hostile refused"))

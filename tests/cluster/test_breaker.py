@@ -37,18 +37,40 @@ def verdicts(text: str) -> list[Verdict]:
         (["xxxx"], True),
         (["oooooo", "xx"], False),  # 25 %
         (["oooooo", "xxx"], True),  # 3 of the newest 8
-        (["xxxx", "oooo"], False),  # it answered
-        (["xxxx", "ooox"], True),  # not all of it
-        (["xxxx", "o", "xx"], False),  # after an answer it counts anew
+        (["xxxx", "oooooooo"], True),  # those may have been asked before
     ],
 )
-def test_it_opens_above_the_share_and_closes_on_a_whole_answer(
-    answers: list[str], is_open: bool
-) -> None:
+def test_it_opens_above_the_share_and_stays_open(answers: list[str], is_open: bool) -> None:
     breaker = Breaker(BreakerConfig.model_validate(RULE))
     for answer in answers:
         breaker.note(verdicts(answer))
     assert breaker.is_open is is_open
+
+
+def test_a_proof_closes_it_and_only_the_invalid_verdicts_are_forgotten() -> None:
+    breaker = Breaker(BreakerConfig.model_validate(RULE))
+    breaker.prove(breaker.turn)
+    breaker.note(verdicts("ooooo"))
+    before = breaker.turn
+    breaker.note(verdicts("xxx"))
+    breaker.prove(before)  # went out before it opened
+    assert breaker.is_open
+    breaker.prove(breaker.turn)
+    assert not breaker.is_open
+    breaker.note(verdicts("xx"))
+    assert not breaker.is_open
+    breaker.note(verdicts("x"))  # 3 of 8 again: not from the beginning
+    assert breaker.is_open
+
+
+def test_another_rule_counts_what_has_been_seen() -> None:
+    breaker = Breaker(BreakerConfig.model_validate(RULE))
+    breaker.note(verdicts("oooxx"))
+    assert breaker.is_open
+    breaker.follow(BreakerConfig.model_validate({**RULE, "max_invalid_share": 0.5}))
+    assert not breaker.is_open
+    breaker.follow(BreakerConfig.model_validate(RULE))
+    assert breaker.is_open
 
 
 @pytest.mark.parametrize("policy", ["retry", "drop_sample", "drop_group", "pause"])

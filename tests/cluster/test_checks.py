@@ -16,6 +16,7 @@ from cluster.checks import (
 )
 from cluster.data_checks import check_data
 from cluster.model_folder import read_model_folder
+from safeladder.config import Config
 from safeladder.errors import (
     ConfigError,
     DataError,
@@ -256,6 +257,33 @@ def test_a_principle_without_one_valid_verdict_is_unavailable(tmp_path: Path) ->
     config = build(tmp_path, principles__exact=broken)
     with pytest.raises(VerifierUnavailableError, match=r"exact: all sample rows are INVALID.*boom"):
         asyncio.run(score_samples(config, check_data(config)))
+
+
+def with_canaries(tmp_path: Path, expect: dict[str, float]) -> Config:
+    path = tmp_path / "canaries.jsonl"
+    row = {"prompt": "q", "response": "7", "reference": "7", "route": "task", "expect": expect}
+    path.write_text(json.dumps(row) + "\n")
+    return build(tmp_path, principles__exact={"verifier": JUDGE, "canaries": str(path)})
+
+
+def test_canaries_that_cannot_be_read_are_an_error_of_the_config(
+    tmp_path: Path, model: Path
+) -> None:
+    config = build(tmp_path, principles__exact={"verifier": JUDGE, "canaries": "/nope"})
+    with pytest.raises(DataError, match=r"principles\.exact\.canaries: /nope") as caught:
+        preflight(config)
+    assert caught.value.exit_code == 2
+
+
+def test_a_verifier_that_is_wrong_on_its_canaries_is_not_ready_to_train(tmp_path: Path) -> None:
+    right = with_canaries(tmp_path, {"min": 0.9})
+    assert len(asyncio.run(score_samples(right, check_data(right)))["exact"]) == 3
+    wrong = with_canaries(tmp_path, {"max": 0.1})
+    with pytest.raises(
+        VerifierUnavailableError, match=r"exact\.canaries: wrong on 1 of 1"
+    ) as caught:
+        asyncio.run(score_samples(wrong, check_data(wrong)))
+    assert caught.value.exit_code == 4
 
 
 def test_every_problem_is_one_of_the_errors_with_an_exit_code() -> None:

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cluster.coordinator import Coordinator
 from cluster.ledger import Ledger
-from cluster.panel import verifier_fleet
+from cluster.panel import Panel
 from cluster.protocol import (
     REFERENCE,
     ROLLOUT,
@@ -23,10 +23,12 @@ from cluster.protocol import (
     GrantLease,
     GroupGenerated,
     LoadWeights,
+    PanelChanged,
     PayloadLost,
     Publish,
     ReferenceLost,
     ReferenceReady,
+    RetireFleet,
     Score,
     ScoreReference,
     ScoringLost,
@@ -49,6 +51,7 @@ CONFIG = make_config(
     routes={"safety": {"safety": 1.0, "format": 0.5}},
     rollout={"group_size": 3, "max_concurrent_groups": 3},
     reference={"kl_coefficient": 0.1},
+    reward={"breaker": {"window": 12, "min_verdicts": 6, "max_invalid_share": 0.3}},
     schedule={"groups_per_step": 2, "max_staleness": 1},
 )
 ANSWERABLE = (GrantLease, Score, ScoreReference, Train, Publish, LoadWeights)
@@ -76,10 +79,16 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.open: list[Command] = []
         self.served: dict[str, int] = {}
         self.last: Command | None = None
-        for fleet in (verifier_fleet("safety"), verifier_fleet("format"), REFERENCE):
-            self.send(ActorJoined(fleet, f"{fleet}-0", 2))
+        self.panel = Panel.first(CONFIG)
+        self.fleets: set[str] = set()
+        for fleet in (*self.panel.fleets.values(), REFERENCE):
+            self.add_fleet(fleet)
         self.add_engine()
         self.send(Tick(self.now_s))
+
+    def add_fleet(self, fleet: str) -> None:
+        self.fleets.add(fleet)
+        self.send(ActorJoined(fleet, f"{fleet}-0", 2))
 
     def add_engine(self) -> None:
         self.num_engines += 1
@@ -101,6 +110,12 @@ class CoordinatorMachine(RuleBasedStateMachine):
         elif isinstance(command, GrantLease):
             served = self.served[command.engine]
             assert len(self.batches) - served <= CONFIG.schedule.max_staleness
+        elif isinstance(command, Score):
+            assert command.fleet in self.fleets, f"{command} goes to a fleet that is gone"
+        elif isinstance(command, RetireFleet):
+            assert command.fleet not in self.panel.fleets.values()
+            self.fleets.remove(command.fleet)
+            return
         elif isinstance(command, Train):
             self.open = [c for c in self.open if not isinstance(c, Train)]
         self.open.append(command)
@@ -198,7 +213,16 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     @rule(ordinal=st.integers(0, 12), attempt=st.integers(1, 3))
     def lose_any_payload(self, ordinal: int, attempt: int) -> None:
-        key = GroupKey(*divmod(ordinal, 7))
+        self.lose_payload(GroupKey(*divmod(ordinal, 7)), attempt)
+
+    @precondition(lambda self: any(isinstance(e, GroupGenerated) for e in self.past))
+    @rule(data=st.data())
+    def lose_a_payload_that_was_made(self, data: st.DataObject) -> None:
+        made = [e.header for e in self.past if isinstance(e, GroupGenerated)]
+        header = data.draw(st.sampled_from(made[-6:]))
+        self.lose_payload(header.key, header.attempt)
+
+    def lose_payload(self, key: GroupKey, attempt: int) -> None:
         running = [c.order for c in self.open if isinstance(c, Train)]
         in_step = any(g.key == key and g.attempt == attempt for o in running for g in o.groups)
         if in_step:  # then the step cannot run
@@ -235,8 +259,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if is_replaced or not self.served:
             self.add_engine()
 
-    @rule(fleet=st.sampled_from([verifier_fleet("safety"), verifier_fleet("format"), REFERENCE]))
-    def replace_a_scoring_actor(self, fleet: str) -> None:
+    @rule(kept=st.sets(st.sampled_from(["safety", "format"])))
+    def swap_verifiers(self, kept: set[str]) -> None:
+        self.panel = self.panel.changed(CONFIG, kept)
+        self.send(PanelChanged(self.panel))
+        for fleet in set(self.panel.fleets.values()) - self.fleets:
+            self.add_fleet(fleet)
+        self.send(Tick(self.now_s))  # lets go of the fleets that nobody needs
+
+    @rule(data=st.data())
+    def replace_a_scoring_actor(self, data: st.DataObject) -> None:
+        fleet = data.draw(st.sampled_from(sorted(self.fleets)))
         self.send(ActorLost(fleet, f"{fleet}-0"), ActorJoined(fleet, f"{fleet}-0", 2))
 
     @rule(dice=st.integers(0, 5))
@@ -269,7 +302,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
 
 CoordinatorMachine.TestCase.settings = settings(
-    max_examples=15,
+    max_examples=60,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,

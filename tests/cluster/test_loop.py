@@ -9,10 +9,22 @@ from unittest.mock import Mock
 import pytest
 
 from actors.rollout import EngineStatus
+from actors.verifier import ScorePayloadLost
 from cluster.fleet import Exhausted, Reply
 from cluster.learner_group import LearnerReply
 from cluster.loop import Loop
-from cluster.protocol import Command, EngineServing, Event, Finish, PayloadLost, Tick, Train
+from cluster.protocol import (
+    PROBE_ATTEMPT,
+    Command,
+    EngineServing,
+    Event,
+    Finish,
+    PayloadLost,
+    Score,
+    ScoringLost,
+    Tick,
+    Train,
+)
 from cluster.weight_store import WeightStore
 from safeladder.errors import SafeladderError
 from safeladder.records import GroupKey, StepPayloadsLost, TrainOrder
@@ -136,3 +148,26 @@ def test_payloads_that_the_learner_cannot_read_are_told_one_by_one() -> None:
     make_loop(listener, ScriptedFleet(), store(0), learned=[reply]).run()
     heard = [event for event in listener.heard if isinstance(event, PayloadLost)]
     assert heard == [PayloadLost(key, attempt) for key, attempt in lost]
+
+
+def test_a_payload_that_a_probe_cannot_read_is_not_lost_to_its_group() -> None:
+    """The group may be in a running step by then, and its own calls tell."""
+    key, fleet = GroupKey(0, 1), "verifier/safety"
+    verifiers = ScriptedFleet("judge-0")
+    value = ScorePayloadLost(actor="judge-0", key=key, attempt=1, principle="safety")
+    for number in (-1, 2):
+        call = Score(key, 1, fleet, number, "safety", "payload", (0,), 30.0)
+        verifiers.events.append(Reply(actor="judge-0", context=call, value=value))
+    listener = Listener()
+    make_loop(listener, ScriptedFleet(), store(0), verifiers).run()
+    heard = [event for event in listener.heard if isinstance(event, PayloadLost | ScoringLost)]
+    assert heard == [ScoringLost(key, 1, fleet, -1), PayloadLost(key, 1)]
+
+
+def test_a_verifier_is_told_another_attempt_for_each_probe() -> None:
+    verifiers = ScriptedFleet("judge-0")
+    loop = make_loop(Listener(), ScriptedFleet(), store(0), verifiers)
+    for number in (1, -1, -2):
+        loop._score(Score(GroupKey(0, 1), 7, "verifier/safety", number, "s", "p", (0,), 30.0))
+    attempts = [call.arguments["attempt"] for call in verifiers.take()]
+    assert attempts == [7, PROBE_ATTEMPT + 1, PROBE_ATTEMPT + 2]

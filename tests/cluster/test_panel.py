@@ -9,6 +9,7 @@ from cluster.protocol import (
     GrantLease,
     PanelChanged,
     PauseTraining,
+    PayloadLost,
     ResumeTraining,
     RetireFleet,
     Score,
@@ -16,6 +17,7 @@ from cluster.protocol import (
     Train,
     VerdictsReady,
 )
+from cluster.transitions import DropReason
 from safeladder.config import Config
 from safeladder.records import InvalidCause
 from tests.cluster.coordinator_play import Play, make_config, verdict
@@ -167,3 +169,67 @@ def test_a_swap_of_another_principle_leaves_the_pause_as_it_is() -> None:
     assert play.take(ResumeTraining) == []
     play.tick(5.1)
     assert [call.fleet for call in play.take(Score)] == [OLD]
+
+
+def two_principles() -> Config:
+    judge = {"verifier": "a:B", "on_invalid": "drop_group"}
+    return make_config(
+        principles={"safety": judge, "format": judge},
+        routes={"safety": {"safety": 1.0, "format": 1.0}},
+    )
+
+
+def test_a_scored_group_whose_verifier_is_retired_can_lose_its_payload() -> None:
+    play = Play()
+    play.generate(play.take(GrantLease)[0])
+    (call,) = play.take(Score)
+    play.judge(call, [0.0, 1.0])
+    swap(play, Panel.first(play.config).changed(play.config, kept=()))
+    play.tick(1)
+    assert play.take(RetireFleet) == [RetireFleet(OLD)]
+    play.send(PayloadLost(call.key, call.attempt))
+    play.tick(1)
+    again = next(g for g in play.take(GrantLease) if g.lease.key == call.key)
+    assert again.lease.attempt == 2
+
+
+def test_a_scored_group_whose_verifier_is_retired_can_go_stale() -> None:
+    play = Play()
+    play.generate(play.take(GrantLease)[0])
+    (call,) = play.take(Score)
+    play.judge(call, [0.0, 1.0])
+    swap(play, Panel.first(play.config).changed(play.config, kept=()))
+    play.tick(1)
+    assert play.take(RetireFleet) == [RetireFleet(OLD)]
+    group = play.coordinator._groups[call.key]
+    play.coordinator.drop(group, DropReason.STALE, "too old")
+    assert play.dropped == {"stale": 1}
+
+
+def test_one_principle_can_drop_a_group_after_the_verifier_of_the_other_is_retired() -> None:
+    play = Play(two_principles())
+    play.generate(play.take(GrantLease)[0])
+    calls = {call.principle: call for call in play.take(Score)}
+    play.judge(calls["safety"], [1.0, 0.0])
+    swap(play, Panel.first(play.config).changed(play.config, kept={"format"}))
+    play.tick(1)
+    assert play.take(RetireFleet) == [RetireFleet(OLD)]
+    play.judge(calls["format"], [InvalidCause.ERROR, 1.0])
+    assert play.dropped == {"invalid": 1}
+
+
+def test_a_group_that_waits_for_two_replaced_verifiers_is_given_up_once() -> None:
+    judge = {"verifier": "a:B", "on_invalid": "pause"}
+    play = Play(
+        make_config(
+            principles={"safety": judge, "format": judge},
+            routes={"safety": {"safety": 1.0, "format": 1.0}},
+            rollout={"max_attempts": 1},
+        )
+    )
+    play.generate(play.take(GrantLease)[0])
+    for call in play.take(Score):
+        play.judge(call, [InvalidCause.ERROR, 1.0])
+    swap(play, Panel.first(play.config).changed(play.config, kept=()))
+    assert play.dropped == {"failed": 1}
+    assert play.take(ResumeTraining) == [ResumeTraining()]

@@ -90,6 +90,14 @@ def test_every_fault_is_survived_alone_at_a_high_rate() -> None:
         assert (report.finished, report.violations) == (True, ()), name
 
 
+def test_verifiers_can_be_swapped_under_all_other_faults() -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        faults = replace(Faults.drawn(rng), panel_changes=0.7, payload_is_lost=0.1)
+        report = simulate(drawn_config(rng), Prompts(size=20), faults, seed)
+        assert (report.finished, report.violations) == (True, ()), report
+
+
 def test_equal_seeds_give_equal_reports() -> None:
     assert run_schedule(17) == run_schedule(17)
 

@@ -10,7 +10,8 @@ import pytest
 from cluster.canaries import faults_of, load_canaries
 from cluster.panel import Panel
 from cluster.run_directory import RunDirectory, Status
-from cluster.swaps import Swaps, check_swap, kept_principles, swap_principles
+from cluster.swaps import PanelSource, Swaps, check_swap, kept_principles, swap_principles
+from rewards import judge
 from safeladder.config import Config
 from safeladder.config_loading import config_hash, load_config
 from safeladder.errors import (
@@ -63,7 +64,8 @@ def test_what_is_in_force_stands_in_the_runs_config_for_resume(
     wanted = load_config([run.config_file, overlay])
     request = swaps.submit(wanted)
     panel = Panel.first(config).changed(wanted, kept=())
-    text = swaps.commit(request, panel, {"safety": "rules 2"})
+    text = swaps.commit(request, wanted, panel, {"safety": "rules 2"})
+    assert text is not None
     assert "generation 1" in text
     assert "safety: rules 2" in text
     assert run.config() == wanted != config
@@ -72,9 +74,57 @@ def test_what_is_in_force_stands_in_the_runs_config_for_resume(
 
 
 def test_only_what_differs_is_built_anew(run: RunDirectory, overlay: Path) -> None:
-    current = run.config()
+    current = PanelSource.read(run.config())
     assert kept_principles(current, current) == {"safety"}
-    assert kept_principles(current, load_config([run.config_file, overlay])) == set()
+    wanted = PanelSource.read(load_config([run.config_file, overlay]))
+    assert kept_principles(current, wanted) == set()
+
+
+def test_a_file_with_other_content_at_the_same_path_is_a_change(tmp_path: Path) -> None:
+    template, canaries = tmp_path / "judge.yaml", tmp_path / "canaries.jsonl"
+    released = Path(judge.__file__).parent / "judges" / "value.yaml"
+    template.write_text(released.read_text())
+    write(canaries, canary())
+    options = {"template": str(template), "endpoint": "http://127.0.0.1:9", "model": "m"}
+    settings = {"verifier": "rewards.judge:Judge", "options": options, "canaries": str(canaries)}
+    config = make_config(principles={"safety": settings})
+    current = PanelSource.read(config)
+    assert kept_principles(current, PanelSource.read(config)) == {"safety"}
+    write(canaries, canary(expect={"min": 0.6}))
+    assert kept_principles(current, PanelSource.read(config)) == set()
+    write(canaries, canary())
+    template.write_text(released.read_text().replace("good", "fine"))
+    assert kept_principles(current, PanelSource.read(config)) == set()
+
+
+def test_the_first_answer_decides(run: RunDirectory, config: Config) -> None:
+    swaps = Swaps(run)
+    before = run.config_file.read_text()
+    request = swaps.submit(make_config(run={"name": "other"}))
+    with pytest.raises(EnvironmentUnfitError, match="did not answer"):
+        swaps.await_answer(request, 0.0)
+    panel = Panel.first(config)
+    assert swaps.commit(request, request.config(), panel, {"safety": "rules 2"}) is None
+    swaps.refuse(request, "too late")
+    assert json.loads(request.answer.read_text())["state"] == "withdrawn"
+    assert run.config_file.read_text() == before
+    left = {path.name for path in (*run.path.iterdir(), *request.path.parent.iterdir())}
+    assert not [name for name in left if "partial" in name or name.startswith(".")]
+
+
+def test_an_asker_that_gives_up_too_late_reports_what_was_done(
+    run: RunDirectory, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swaps = Swaps(run)
+    request = swaps.submit(config)
+    status = run.status()
+
+    def answered_meanwhile(_: RunDirectory) -> Status | None:
+        swaps.commit(request, config, Panel.first(config), {"safety": "rules 2"})
+        return status
+
+    monkeypatch.setattr(RunDirectory, "status", answered_meanwhile)
+    assert swaps.await_answer(request, -1.0)["state"] == "in force"
 
 
 @pytest.mark.parametrize(
