@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 Work = Callable[[], Awaitable[tuple[bytes, bool]]]
 """Makes an answer, and says whether it is final. An answer that is not final (it holds a failure)
@@ -22,9 +21,9 @@ ENTRY_BYTES = 256
 """What Python itself spends on one kept answer, about."""
 
 
-class _Kept(NamedTuple):
-    body: bytes
-    until_s: float
+_Kept = tuple[bytes, float]
+"""Answer, and until when it is kept. A plain tuple: the garbage collector need not look at one
+again, and there may be a hundred thousand."""
 
 
 class SharedAnswers:
@@ -61,22 +60,22 @@ class SharedAnswers:
     def kept(self, key: str) -> bytes | None:
         """The answer of ``key``, if there is one."""
         kept = self._kept.get(key)
-        return None if kept is None or kept.until_s <= self._clock() else kept.body
+        return None if kept is None or kept[1] <= self._clock() else kept[0]
 
     def keep(self, key: str, body: bytes) -> None:
         """Keep an answer that was made without waiting."""
         now_s = self._clock()
         if (older := self._kept.pop(key, None)) is not None:
-            self.num_bytes -= _size(key, older.body)
-        self._kept[key] = _Kept(body, now_s + self._ttl_s)
+            self.num_bytes -= _size(key, older[0])
+        self._kept[key] = (body, now_s + self._ttl_s)
         self.num_bytes += _size(key, body)
         # Oldest first: as long as the oldest is out of date, or there is too much.
         while self._kept:
-            oldest, kept = next(iter(self._kept.items()))
-            if kept.until_s > now_s and self.num_bytes <= self._max_bytes:
+            oldest, (old, until_s) = next(iter(self._kept.items()))
+            if until_s > now_s and self.num_bytes <= self._max_bytes:
                 break
             del self._kept[oldest]
-            self.num_bytes -= _size(oldest, kept.body)
+            self.num_bytes -= _size(oldest, old)
 
     async def close(self) -> None:
         """Cancel what still runs."""
