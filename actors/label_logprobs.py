@@ -30,11 +30,7 @@ class LabelReader:
     @torch.inference_mode()
     def price(self, prompt: Tokens, labels: Sequence[Tokens]) -> list[float]:
         """Natural log-prob of each label [T], all its tokens in order, right after ``prompt`` [P].
-
-        Raises ``ValueError`` for a label without a token.
-        """
-        if not all(label.size for label in labels):
-            raise ValueError("a label without a token has no log-prob")
+        No label is empty."""
         last = self._read(prompt)  # [V]
         rows, width = len(labels), max(label.size for label in labels)
         targets = torch.zeros(rows, width, dtype=torch.long)

@@ -84,8 +84,14 @@ class PromptRenderer:
         return np.asarray([*ids, stop_id], dtype=np.int32)
 
     def encode_label(self, text: str) -> Tokens:
-        """Token ids [T] of the beginning of an answer: no stop token behind it."""
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
+        """Token ids [T] of the beginning of an answer: no stop token behind it.
+
+        Raises ``ValueError`` for a text without a token, which has no log-prob.
+        """
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        if not ids:
+            raise ValueError("a label without a token has no log-prob")
+        return np.asarray(ids, dtype=np.int32)
 
     def decode(self, tokens: Tokens) -> str:
         """Text of sampled ids [T] without special tokens."""

@@ -106,8 +106,6 @@ class VisionCompleter:
     ) -> list[float]:
         renderer = self._load()[1]
         tokens = [torch.from_numpy(renderer.encode_label(label)).long() for label in labels]
-        if not all(len(label) for label in tokens):
-            raise ValueError("a label without a token has no log-prob")
         inputs, _ = self._render(turns, images, max(map(len, tokens)))
         return [self._price_label(inputs, label) for label in tokens]
 

@@ -81,8 +81,6 @@ class VllmCompleter:
         a prompt of its own, which vLLM prices token by token."""
         llm, renderer = await self._load()
         tokens = [renderer.encode_label(label) for label in labels]
-        if not all(label.size for label in tokens):
-            raise ValueError("a label without a token has no log-prob")
         return await _each(self._prices(llm, renderer, turns, tokens) for turns in conversations)
 
     async def close(self) -> None:

@@ -18,14 +18,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors import SafetensorError
-
 from cluster.history import read_lines
 from cluster.run_directory import RunDirectory
 from cluster.scoring import group_rewards
 from cluster.transitions import GroupState
 from cluster.verdict_log import Fate, group_of, read_fates, require_group
-from learners.batches import read_batch
+from learners.batches import UNREADABLE, batch_path, read_batch
 from safeladder.config import RewardConfig
 from safeladder.errors import ConfigError
 from safeladder.records import GroupKey, InvalidCause, Verdict, VerdictStatus
@@ -211,7 +209,7 @@ def _verdict(row: Row) -> Verdict:
 
 def _read_rewards(run: RunDirectory, step: int) -> dict[GroupKey, dict[str, float]]:
     """Group → sample → reward, as the step was trained."""
-    path = run.batches / f"step-{step}.safetensors"
+    path = batch_path(run.batches, step)
     found: dict[GroupKey, dict[str, float]] = {}
     try:
         for sample in read_batch(path)[0]:
@@ -221,7 +219,7 @@ def _read_rewards(run: RunDirectory, step: int) -> dict[GroupKey, dict[str, floa
             rewards[sample.sample_id] = sample.reward
     except FileNotFoundError:
         raise _CannotReplayError(f"{path.name} is not there") from None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise _CannotReplayError(f"{path.name} cannot be read ({error})") from error
     return found
 

@@ -15,11 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors import SafetensorError
-
 from cluster.history import numbered_lines
 from cluster.run_directory import RunDirectory
-from learners.batches import read_batch
+from learners.batches import UNREADABLE, batch_path, read_batch
 from safeladder.errors import ConfigError, DataError
 from safeladder.records import GroupKey
 
@@ -150,12 +148,12 @@ def read_fates(run: RunDirectory) -> dict[GroupKey, Fate]:
 
 
 def _rewards(run: RunDirectory, step: int) -> dict[str, float]:
-    path = run.batches / f"step-{step}.safetensors"
+    path = batch_path(run.batches, step)
     if not path.is_file():
         return {}
     try:
         return {sample.sample_id: sample.reward for sample in read_batch(path)[0]}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{path}: cannot be read as a step's batch ({error}); restore the file, or ask for "
             "other groups"

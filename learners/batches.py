@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from learners.disk import naming_the_disk
 from learners.safetensors_stream import SafetensorsStream, Slot
@@ -28,6 +28,8 @@ from safeladder.records import (
 
 TOKEN_ARRAYS = ("tokens", "loss_mask", "behavior_logprobs", "token_versions")
 """Arrays of a sample with one entry for each sampled token."""
+UNREADABLE = (OSError, SafetensorError, KeyError, ValueError)
+"""What ``read_batch`` raises for a file that is damaged, or none of a batch."""
 
 
 def build_samples(
@@ -92,7 +94,7 @@ def write_batch(folder: Path, order: TrainOrder, samples: Sequence[TrainingSampl
         "finish_reasons": json.dumps([s.finish_reason for s in samples]),
         "audit": json.dumps([group.audit for group in order.groups]),
     }
-    path = folder / f"step-{order.step}.safetensors"
+    path = batch_path(folder, order.step)
     partial = path.with_suffix(".partial")
     with naming_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +104,11 @@ def write_batch(folder: Path, order: TrainOrder, samples: Sequence[TrainingSampl
                 file.write(name, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         partial.replace(path)
     return path
+
+
+def batch_path(folder: Path, step: int) -> Path:
+    """Where the batch of a step stands."""
+    return folder / f"step-{step}.safetensors"
 
 
 def read_batch(path: Path) -> tuple[list[TrainingSample], dict[str, str]]:

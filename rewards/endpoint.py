@@ -26,7 +26,6 @@ MAX_ANSWER_BYTES = 2**20
 TOP_LOGPROBS = 20
 """The most that the interface gives."""
 _ENV = "env:"
-_BUSY = frozenset({408, 425, 429})
 
 
 def resolve_secret(reference: str | None) -> str | None:
@@ -40,6 +39,11 @@ def resolve_secret(reference: str | None) -> str | None:
     if not value:
         raise ConfigError(f"api_key: the environment variable {name} is not set")
     return value
+
+
+def is_busy(status: int) -> bool:
+    """Whether asking again later may help."""
+    return status >= 500 or status in {408, 425, 429}
 
 
 async def read_bounded(answer: httpx.Response, max_bytes: int) -> bytes:
@@ -185,7 +189,7 @@ def _with_images(messages: Sequence[Message], urls: Sequence[str]) -> list[dict[
 def _choice(answer: _Reply) -> Mapping[str, Any]:
     """The first choice of a chat completion. Raises ``UnjudgedError`` for anything else."""
     status = answer.status
-    if status >= 500 or status in _BUSY:
+    if is_busy(status):
         raise UnjudgedError(InvalidCause.UNAVAILABLE, f"HTTP {status}", retryable=True)
     if status != 200:
         raise UnjudgedError(InvalidCause.ERROR, f"HTTP {status}: {answer.shown}")

@@ -103,11 +103,11 @@ class SampleVerifier(ABC):
 
     def _judged(self, request: ScoreRequest, started: float, judgment: Judgment) -> Verdict:
         if (detail := _fault(judgment)) is not None:
-            return self._invalid(request, started, InvalidCause.MALFORMED, detail)
+            return self._unscored(request, started, InvalidCause.MALFORMED, detail)
         score = float(judgment.score)
         if not (math.isfinite(score) and 0 <= score <= 1):
             detail = f"score {score} is outside [0, 1]"
-            return self._invalid(request, started, InvalidCause.OUT_OF_RANGE, detail)
+            return self._unscored(request, started, InvalidCause.OUT_OF_RANGE, detail)
         return Verdict(
             sample_id=request.sample_id,
             principle=self.principle,
@@ -122,39 +122,29 @@ class SampleVerifier(ABC):
 
     def _failed(self, request: ScoreRequest, started: float, error: BaseException) -> Verdict:
         if isinstance(error, NotApplicableError):
-            return self._not_applicable(request, started, str(error))
+            return self._unscored(request, started, None, str(error))
         if isinstance(error, UnjudgedError):
-            return self._invalid(request, started, error.cause, str(error), error.retryable)
+            return self._unscored(request, started, error.cause, str(error), error.retryable)
         if isinstance(error, VerifierUnavailableError):
-            return self._invalid(request, started, InvalidCause.UNAVAILABLE, str(error), True)
+            return self._unscored(request, started, InvalidCause.UNAVAILABLE, str(error), True)
         detail = f"{type(error).__name__}: {error}"
-        return self._invalid(request, started, InvalidCause.ERROR, detail)
+        return self._unscored(request, started, InvalidCause.ERROR, detail)
 
-    def _not_applicable(self, request: ScoreRequest, started: float, reason: str) -> Verdict:
-        return Verdict(
-            sample_id=request.sample_id,
-            principle=self.principle,
-            verifier=self.name,
-            verifier_version=self.version,
-            status=VerdictStatus.NOT_APPLICABLE,
-            evidence=_shorten(reason),
-            latency_ms=(time.perf_counter() - started) * 1e3,
-        )
-
-    def _invalid(
+    def _unscored(
         self,
         request: ScoreRequest,
         started: float,
-        cause: InvalidCause,
+        cause: InvalidCause | None,
         detail: str,
         retryable: bool = False,
     ) -> Verdict:
+        """INVALID for a cause; NOT_APPLICABLE without one."""
         return Verdict(
             sample_id=request.sample_id,
             principle=self.principle,
             verifier=self.name,
             verifier_version=self.version,
-            status=VerdictStatus.INVALID,
+            status=VerdictStatus.INVALID if cause else VerdictStatus.NOT_APPLICABLE,
             evidence=_shorten(detail),
             cause=cause,
             retryable=retryable,

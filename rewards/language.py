@@ -28,9 +28,9 @@ def chinese_share(text: str) -> float | None:
     return sum(unicodedata.name(c, "").startswith("CJK") for c in letters) / len(letters)
 
 
-def is_chinese(text: str, threshold: float = 0.5) -> bool:
-    """Whether more than ``threshold`` of the letters are Chinese."""
-    return (chinese_share(text) or 0.0) > threshold
+def is_chinese(text: str) -> bool:
+    """Whether more than half of the letters are Chinese."""
+    return (chinese_share(text) or 0.0) > 0.5
 
 
 class LanguageConsistency(RuleVerifier):
@@ -82,6 +82,7 @@ class LanguageConsistency(RuleVerifier):
         return Judgment(1.0, "consistent")
 
     def _language(self, text: str) -> str | None:
-        if chinese_share(text) is None:
+        share = chinese_share(text)
+        if share is None:
             return None
-        return "Chinese" if is_chinese(text, self._threshold) else "other"
+        return "Chinese" if share > self._threshold else "other"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
-from rewards.endpoint import read_bounded, resolve_secret
+from rewards.endpoint import is_busy, read_bounded, resolve_secret
 from rewards.judging import UnjudgedError
 from safeladder.config_section import PositiveFloat, Section
 from safeladder.errors import VerifierUnavailableError
@@ -21,8 +21,6 @@ from safeladder.records import InvalidCause
 
 if TYPE_CHECKING:
     import httpx
-
-_BUSY = frozenset({408, 425, 429})
 
 
 class RemoteOptions(Section):
@@ -121,7 +119,7 @@ class RemoteRewards:
 
 def _parse(status: int, data: bytes) -> Any:
     shown = data[:200].decode(errors="replace")
-    if status >= 500 or status in _BUSY:
+    if is_busy(status):
         detail = f"HTTP {status}: {shown}"
         raise UnjudgedError(InvalidCause.UNAVAILABLE, detail, retryable=True)
     if 300 <= status < 400:

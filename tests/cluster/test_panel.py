@@ -179,7 +179,7 @@ def two_principles() -> Config:
     )
 
 
-def test_a_scored_group_whose_verifier_is_retired_can_lose_its_payload() -> None:
+def scored_by_a_retired_verifier() -> tuple[Play, Score]:
     play = Play()
     play.generate(play.take(GrantLease)[0])
     (call,) = play.take(Score)
@@ -187,6 +187,11 @@ def test_a_scored_group_whose_verifier_is_retired_can_lose_its_payload() -> None
     swap(play, Panel.first(play.config).changed(play.config, kept=()))
     play.tick(1)
     assert play.take(RetireFleet) == [RetireFleet(OLD)]
+    return play, call
+
+
+def test_a_scored_group_whose_verifier_is_retired_can_lose_its_payload() -> None:
+    play, call = scored_by_a_retired_verifier()
     play.send(PayloadLost(call.key, call.attempt))
     play.tick(1)
     again = next(g for g in play.take(GrantLease) if g.lease.key == call.key)
@@ -194,13 +199,7 @@ def test_a_scored_group_whose_verifier_is_retired_can_lose_its_payload() -> None
 
 
 def test_a_scored_group_whose_verifier_is_retired_can_go_stale() -> None:
-    play = Play()
-    play.generate(play.take(GrantLease)[0])
-    (call,) = play.take(Score)
-    play.judge(call, [0.0, 1.0])
-    swap(play, Panel.first(play.config).changed(play.config, kept=()))
-    play.tick(1)
-    assert play.take(RetireFleet) == [RetireFleet(OLD)]
+    play, call = scored_by_a_retired_verifier()
     group = play.coordinator._groups[call.key]
     play.coordinator.drop(group, DropReason.STALE, "too old")
     assert play.dropped == {"stale": 1}
