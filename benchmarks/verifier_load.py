@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+from msgspec.structs import replace
 
 from benchmarks.verifier_servers import CLIENT_NAME, PRINCIPLE, SERVICE, tls_of
 from cluster import service_process, wire
@@ -51,8 +52,7 @@ def make_body() -> bytes:
     empty = len(wire.join_requests([wire.pack_request(request)]))
     thought = "reason " * BODY_BYTES
     text = f"<think>{thought[: BODY_BYTES - empty - 40]}</think> an answer"
-    fields = {name: getattr(request, name) for name in request.__slots__} | {"response": text}
-    return wire.join_requests([wire.pack_request(ScoreRequest(**fields))])
+    return wire.join_requests([wire.pack_request(replace(request, response=text))])
 
 
 def _channel(port: int, folder: Path | None) -> grpc.aio.Channel:

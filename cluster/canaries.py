@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from curricula.prompts import load_prompts, read_rows
 from safeladder.config import Config
@@ -64,7 +66,7 @@ def first_round() -> int:
 def requests_of(canaries: Sequence[Canary], number: int) -> list[ScoreRequest]:
     """The requests of one round. Each round is another attempt, since a service keeps the answers
     that it has given to equal questions, and a drift would not be seen."""
-    return [replace(canary.request, attempt=number) for canary in canaries]
+    return [msgspec.structs.replace(canary.request, attempt=number) for canary in canaries]
 
 
 def load_canaries(path: Path, routes: Collection[str]) -> list[Canary]:

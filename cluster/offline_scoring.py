@@ -6,7 +6,6 @@ The quickest way to see what a verifier thinks. Rows are those of ``data``, with
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,4 +193,4 @@ def _summarize(principle: str, verdicts: Sequence[Verdict]) -> PrincipleSummary:
 
 def verdict_row(verdict: Verdict, reward: float | None) -> dict[str, object]:
     """A line of the file that ``--out`` writes: the verdict, and its row's reward."""
-    return {**dataclasses.asdict(verdict), "reward": reward}
+    return {**verdict.as_row(), "reward": reward}

@@ -13,7 +13,6 @@ trained is passed over: it is replayed, or there is a reason why it cannot be.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +32,7 @@ TOLERANCE = 1e-6
 PLACE = ("attempt", "call", "route", "fence", "generation")
 """What a line of the log needs beside its verdict."""
 
-_FIELDS = {field.name for field in dataclasses.fields(Verdict)}
+_FIELDS = frozenset(Verdict.__struct_fields__)
 Row = Mapping[str, Any]
 
 

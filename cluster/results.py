@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -161,5 +160,5 @@ def _row(answer: JudgedAnswer) -> dict[str, Any]:
         "prompt": answer.prompt.messages[-1].content,
         "response": answer.response,
         "finish_reason": answer.finish_reason,
-        "verdicts": {name: asdict(verdict) for name, verdict in answer.verdicts.items()},
+        "verdicts": {name: verdict.as_row() for name, verdict in answer.verdicts.items()},
     }

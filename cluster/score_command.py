@@ -111,7 +111,9 @@ def replay_command(run_dir: Path, group: str | None, step: int | None, *, as_jso
     found = replay(RunDirectory.open(run_dir), group=key, step=step)
     if as_json:
         for sample in found.samples:
-            typer.echo(json.dumps({**dataclasses.asdict(sample), "agrees": sample.agrees}))
+            verdicts = {name: verdict.as_row() for name, verdict in sample.verdicts.items()}
+            shown = {field: getattr(sample, field) for field in sample.__slots__}
+            typer.echo(json.dumps({**shown, "verdicts": verdicts, "agrees": sample.agrees}))
         for gap in found.gaps:
             typer.echo(json.dumps({**dataclasses.asdict(gap), "key": str(gap.key)}))
     else:

@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from cluster.coordinator import Coordinator
@@ -169,7 +168,7 @@ class Telemetry:
             "generation": taken.generation,
         }
         for verdict in taken.verdicts:
-            self._verdict_rows.append(asdict(verdict) | place)
+            self._verdict_rows.append(verdict.as_row() | place)
             if verdict.cause is not None:
                 self._invalid[f"{verdict.principle}/{verdict.cause}"] += 1
             if verdict.disagreement is not None:

@@ -54,14 +54,14 @@ _Image = Annotated[bytes, msgspec.Meta(max_length=MAX_IMAGE_BYTES)]
 class _RequestBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     sample_id: _Name
     attempt: _Count
-    messages: Annotated[list[tuple[str, str]], msgspec.Meta(max_length=512)]
+    messages: Annotated[tuple[Message, ...], msgspec.Meta(max_length=512)]
     response: str
     finish_reason: FinishReason
     num_tokens: _Count
     route: _Name
     reference: str | None
     lang: _Label
-    images: Annotated[list[_Image], msgspec.Meta(max_length=64)]
+    images: Annotated[tuple[_Image, ...], msgspec.Meta(max_length=64)]
     meta: msgspec.Raw
 
 
@@ -167,14 +167,14 @@ def _request(body: Buffer, path: str) -> ScoreRequest:
     return ScoreRequest(
         sample_id=item.sample_id,
         attempt=item.attempt,
-        messages=tuple([Message(role, content) for role, content in item.messages]),
+        messages=item.messages,
         response=item.response,
         finish_reason=item.finish_reason,
         num_tokens=item.num_tokens,
         route=item.route,
         reference=item.reference,
         lang=item.lang,
-        images=tuple(item.images),
+        images=item.images,
         meta=read_json_map(memoryview(item.meta), f"{path}.meta", MAX_VALUES_PER_SAMPLE),
     )
 

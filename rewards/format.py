@@ -27,15 +27,18 @@ def think_fault(response: str, opened_by_prompt: bool = False) -> str | None:
     text = THINK_START + response if opened_by_prompt else response
     if text.count(THINK_START) != 1 or text.count(THINK_END) != 1:
         return "not exactly one think block"
-    before, _, rest = text.partition(THINK_START)
-    reasoning, end, answer = rest.partition(THINK_END)
-    if not end:
+    start, end = text.index(THINK_START), text.index(THINK_END)
+    if end < start:
         return "think block closed before it opens"
-    if before.strip():
+    if not _is_blank(text[:start]):
         return "text before the think block"
-    if not reasoning.strip():
+    if _is_blank(text[start + len(THINK_START) : end]):
         return "blank reasoning"
-    return None if answer.strip() else "blank answer"
+    return "blank answer" if _is_blank(text[end + len(THINK_END) :]) else None
+
+
+def _is_blank(text: str) -> bool:
+    return not text or text.isspace()
 
 
 class ThinkFormat(RuleVerifier):

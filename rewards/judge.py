@@ -8,10 +8,10 @@ INVALID(malformed); no number is ever guessed.
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from string import Template
 from typing import Any, Literal
 
+import msgspec
 from pydantic import PositiveFloat, PositiveInt
 
 from rewards.building import check_options, load_object
@@ -130,7 +130,7 @@ class Judge(SampleVerifier):
         judgment = await self._judge(request)
         if not self._score_chain:
             return judgment
-        chain = await self._judge(replace(request, response=_chain(request)))
+        chain = await self._judge(msgspec.structs.replace(request, response=_chain(request)))
         return Judgment(
             judgment.score * chain.score,
             judgment.label,

@@ -12,9 +12,10 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
+
+import msgspec
 
 from rewards.building import verifier_version
 from rewards.threads import Call, Threads
@@ -25,8 +26,7 @@ EVIDENCE_CHARS = 240
 """Evidence is for people and logs: longer texts are cut."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgment:
+class Judgment(msgspec.Struct, frozen=True):
     """What a verifier found in one response."""
 
     score: float

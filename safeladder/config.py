@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from safeladder.config_section import (
-    Decay,
     Flag,
     NonNegativeFloat,
     NonNegativeInt,
@@ -24,7 +23,10 @@ from safeladder.config_section import Name as Name
 from safeladder.config_section import Section as Section
 from safeladder.config_section import Share as Share
 from safeladder.config_section import Weight as Weight
+from safeladder.learner_config import LearnerConfig as LearnerConfig
 from safeladder.objective_config import ObjectiveConfig as ObjectiveConfig
+from safeladder.rollout_config import RolloutConfig as RolloutConfig
+from safeladder.rollout_config import VllmConfig as VllmConfig
 from safeladder.service_config import ServiceConfig as ServiceConfig
 from safeladder.service_config import TlsConfig as TlsConfig
 
@@ -72,59 +74,6 @@ class DataConfig(Section):
     """Prompts of the evaluation before and after."""
     shuffle: Flag = True
     """New order in every pass, a pure function of (seed, epoch)."""
-
-
-class VllmConfig(Section):
-    """Settings of the vLLM engine."""
-
-    tensor_parallel_size: PositiveInt = 1
-    """GPUs of one engine."""
-    gpu_memory_utilization: PositiveShare = 0.9
-    """Share of GPU memory for weights and cache."""
-    cpu_kv_cache_gib: PositiveFloat = 1.0
-    """Size of the cache in the CPU build."""
-    max_num_seqs: PositiveInt = 64
-    """Sequences decoded together."""
-    enforce_eager: Flag = True
-    """No graph capture: starts faster, decodes slower on GPUs."""
-
-
-class RolloutConfig(Section):
-    """The fleet that generates, and how it samples."""
-
-    engine: Literal["vllm", "transformers"] = "vllm"
-    """``transformers`` is small, exact and slow: for tests and deterministic runs."""
-    actors: PositiveInt = 1
-    """Engines in the fleet."""
-    group_size: Annotated[int, Field(ge=2, strict=True)] = 8
-    """Completions of one prompt; advantages compare siblings."""
-    max_prompt_tokens: PositiveInt = 1024
-    """Longer rendered prompts are dropped with the reason ``failed``."""
-    max_new_tokens: PositiveInt = 1024
-    """Length limit of a completion."""
-    temperature: PositiveFloat = 1.0
-    """Used by the engine and by the learner alike."""
-    top_p: PositiveShare = 1.0
-    """Nucleus sampling; below 1 the behavior log-probs belong to the cut distribution."""
-    max_concurrent_groups: PositiveInt = 8
-    """Leases that one engine holds at a time."""
-    group_deadline_s: PositiveFloat = 600.0
-    """A lease older than this is taken back and given out again."""
-    max_attempts: PositiveInt = 3
-    """After so many failed attempts the group is dropped as ``failed``."""
-    kv_on_update: Literal["keep", "recompute"] = "keep"
-    """Cache of requests in flight at a weight update: keep it (tokens after the update see keys of
-    the old weights) or recompute it."""
-    num_gpus: NonNegativeFloat = 0.0
-    """GPUs reserved for each actor."""
-    num_cpus: NonNegativeFloat = 1.0
-    """Cores reserved for each actor."""
-    vllm: VllmConfig = VllmConfig()
-
-    @property
-    def max_model_tokens(self) -> int:
-        """Context length the engine must hold: prompt + completion."""
-        return self.max_prompt_tokens + self.max_new_tokens
 
 
 class PrincipleConfig(Section):
@@ -225,40 +174,6 @@ class ReferenceConfig(Section):
     def enabled(self) -> bool:
         """Whether groups need reference log-probs before they count as SCORED."""
         return self.kl_coefficient > 0 or self.always
-
-
-class LearnerConfig(Section):
-    """The DeepSpeed ranks and their optimizer."""
-
-    ranks: PositiveInt = 1
-    """DeepSpeed processes, one Ray actor each."""
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO stage."""
-    lr: PositiveFloat = 1e-6
-    """Peak learning rate of AdamW."""
-    warmup_steps: NonNegativeInt = 0
-    """Linear warm-up, then constant."""
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    """AdamW moments."""
-    weight_decay: NonNegativeFloat = 0.01
-    """AdamW decay."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Global clip of the gradient norm."""
-    epochs: PositiveInt = 1
-    """Passes over each batch (inner epochs)."""
-    micro_batch_tokens: PositiveInt = 8192
-    """Token budget of one packed row, prompts included."""
-    train_last_layers: PositiveInt | None = None
-    """Train only the last k decoder layers and the final norm; null trains everything."""
-    gradient_checkpointing: Flag = False
-    """Recompute activations in the backward pass."""
-    step_deadline_s: PositiveFloat = 3600.0
-    """A step that takes longer counts as a lost rank."""
-    num_gpus: NonNegativeFloat = 0.0
-    """GPUs reserved for each rank."""
-    num_cpus: NonNegativeFloat = 1.0
-    """Cores reserved for each rank."""
-    objective: ObjectiveConfig = ObjectiveConfig()
 
 
 class SftConfig(Section):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -191,8 +192,7 @@ class InvalidCause(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What one verifier said about one sample under one principle.
 
     Raises ``ValueError`` on construction if a failure carries a score, if an OK verdict lacks one,
@@ -214,6 +214,10 @@ class Verdict:
     disagreement: float | None = None
     """How far apart the members of a quorum are, in [0, 1]; None if one judge spoke alone."""
 
+    def as_row(self) -> dict[str, Any]:
+        """The fields by name: one line of a log."""
+        return msgspec.structs.asdict(self)
+
     def __post_init__(self) -> None:
         if self.status is VerdictStatus.OK:
             if self.score is None or not math.isfinite(self.score) or not 0 <= self.score <= 1:
@@ -230,8 +234,7 @@ class Verdict:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreRequest:
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One sample to be judged. Verifiers see the response only, never the prompt's own examples."""
 
     sample_id: str
@@ -247,7 +250,7 @@ class ScoreRequest:
     lang: str = "en"
     images: tuple[bytes, ...] = ()
     """Encoded image files (bytes, never addresses to fetch)."""
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def question(self) -> str:

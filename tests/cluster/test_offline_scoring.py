@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -173,6 +173,6 @@ class Moody:
                     evidence="in a bad\n  mood",
                 )  # fmt: skip
             if request.sample_id == "odd":
-                verdict = dataclasses.replace(verdict, label="odd", evidence="\ud800")
+                verdict = msgspec.structs.replace(verdict, label="odd", evidence="\ud800")
             verdicts.append(verdict)
         return verdicts

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from safeladder.records import InvalidCause, ScoreRequest, VerdictStatus
 from tests.rewards.adapters.running import built, verdicts

@@ -1,0 +1,69 @@
+"""``rollout``: the fleet that generates, its engine, and how it samples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from safeladder.config_section import (
+    Flag,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Section,
+)
+
+
+class VllmConfig(Section):
+    """Settings of the vLLM engine."""
+
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs of one engine."""
+    gpu_memory_utilization: PositiveShare = 0.9
+    """Share of GPU memory for weights and cache."""
+    cpu_kv_cache_gib: PositiveFloat = 1.0
+    """Size of the cache in the CPU build."""
+    max_num_seqs: PositiveInt = 64
+    """Sequences decoded together."""
+    enforce_eager: Flag = True
+    """No graph capture: starts faster, decodes slower on GPUs."""
+
+
+class RolloutConfig(Section):
+    """The fleet that generates, and how it samples."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    """``transformers`` is small, exact and slow: for tests and deterministic runs."""
+    actors: PositiveInt = 1
+    """Engines in the fleet."""
+    group_size: Annotated[int, Field(ge=2, strict=True)] = 8
+    """Completions of one prompt; advantages compare siblings."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Longer rendered prompts are dropped with the reason ``failed``."""
+    max_new_tokens: PositiveInt = 1024
+    """Length limit of a completion."""
+    temperature: PositiveFloat = 1.0
+    """Used by the engine and by the learner alike."""
+    top_p: PositiveShare = 1.0
+    """Nucleus sampling; below 1 the behavior log-probs belong to the cut distribution."""
+    max_concurrent_groups: PositiveInt = 8
+    """Leases that one engine holds at a time."""
+    group_deadline_s: PositiveFloat = 600.0
+    """A lease older than this is taken back and given out again."""
+    max_attempts: PositiveInt = 3
+    """After so many failed attempts the group is dropped as ``failed``."""
+    kv_on_update: Literal["keep", "recompute"] = "keep"
+    """Cache of requests in flight at a weight update: keep it (tokens after the update see keys of
+    the old weights) or recompute it."""
+    num_gpus: NonNegativeFloat = 0.0
+    """GPUs reserved for each actor."""
+    num_cpus: NonNegativeFloat = 1.0
+    """Cores reserved for each actor."""
+    vllm: VllmConfig = VllmConfig()
+
+    @property
+    def max_model_tokens(self) -> int:
+        """Context length the engine must hold: prompt + completion."""
+        return self.max_prompt_tokens + self.max_new_tokens
