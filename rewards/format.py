@@ -6,10 +6,13 @@ prompt as well, whose system turn holds a complete example, so its format reward
 
 from __future__ import annotations
 
+import re
+
 from rewards.judging import Judgment, RuleVerifier
 from safeladder.records import THINK_END, ScoreRequest
 
 THINK_START = "<think>"
+_TAG = re.compile("</?think>")
 
 
 def think_fault(response: str, opened_by_prompt: bool = False) -> str | None:
@@ -25,16 +28,17 @@ def think_fault(response: str, opened_by_prompt: bool = False) -> str | None:
     'blank reasoning'
     """
     text = THINK_START + response if opened_by_prompt else response
-    if text.count(THINK_START) != 1 or text.count(THINK_END) != 1:
+    tags = list(_TAG.finditer(text))
+    if sorted(tag[0] for tag in tags) != [THINK_END, THINK_START]:
         return "not exactly one think block"
-    start, end = text.index(THINK_START), text.index(THINK_END)
-    if end < start:
+    start, end = tags
+    if start[0] == THINK_END:
         return "think block closed before it opens"
-    if not _is_blank(text[:start]):
+    if not _is_blank(text[: start.start()]):
         return "text before the think block"
-    if _is_blank(text[start + len(THINK_START) : end]):
+    if _is_blank(text[start.end() : end.start()]):
         return "blank reasoning"
-    return "blank answer" if _is_blank(text[end + len(THINK_END) :]) else None
+    return "blank answer" if _is_blank(text[end.end() :]) else None
 
 
 def _is_blank(text: str) -> bool:
