@@ -209,6 +209,22 @@ def verdicts(
 
 
 @app.command()
+def ledger(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Account for every group of a run, live or finished, and audit the books; exit 7 if broken."""
+
+    def run() -> int:
+        from cluster.ledger_command import ledger_command
+
+        return ledger_command(run_dir, as_json=as_json)
+
+    _run(run, debug)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from safeladder.config_loading import json_schema

@@ -4,14 +4,16 @@ Owns durability (WAL, one fsync per batch of transitions), compare-and-set on (s
 fence), the fence itself, and the resume transaction. Decides nothing: which transition comes next
 is the coordinator's business. One writer, on a local disk (WAL does not work over NFS).
 
-``groups`` holds the present, ``history`` every transition ever made, in order. ``audit`` checks the
-one against the other and against the accounting promise: in the surviving history every group has
-exactly one final state, trained in one step or dropped with a reason.
+``groups`` holds the present, ``history`` every transition ever made, in order, ``starts`` each
+start of a driver: its fence, the step it went on from, and the last transition before it. ``audit``
+checks the one against the others and against the accounting promise: in the surviving history every
+group has exactly one final state, trained in one step or dropped with a reason.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,10 @@ BUSY_TIMEOUT_S = 5.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (name TEXT NOT NULL, fence INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS starts (
+    fence INTEGER PRIMARY KEY, checkpoint_step INTEGER NOT NULL, after INTEGER NOT NULL,
+    unix_s REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS groups (
     epoch INTEGER NOT NULL, ordinal INTEGER NOT NULL,
     state TEXT NOT NULL, attempt INTEGER NOT NULL, fence INTEGER NOT NULL,
@@ -55,6 +61,9 @@ _REMEMBER = """
 INSERT INTO history
     (epoch, ordinal, source, target, attempt, fence, min_version, step, reason, detail)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_START = """
+INSERT INTO starts SELECT :fence, :step, coalesce(max(id), 0), :unix_s FROM history
 """
 _REMEMBER_COMMITTED = """
 INSERT INTO history
@@ -127,8 +136,8 @@ class Ledger:
         """
         with self._transaction():
             fence = self._number("SELECT fence FROM run") + 1
-            values = {"step": checkpoint_step, "fence": fence}
-            for statement in (_REMEMBER_COMMITTED, _COMMIT, _REMEMBER_UNDONE, _UNDO):
+            values = {"step": checkpoint_step, "fence": fence, "unix_s": time.time()}
+            for statement in (_START, _REMEMBER_COMMITTED, _COMMIT, _REMEMBER_UNDONE, _UNDO):
                 self._connection.execute(statement, values)
             known = self._number("SELECT coalesce(max(step), 0) FROM groups WHERE state='trained'")
             if known != checkpoint_step:

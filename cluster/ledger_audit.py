@@ -1,6 +1,8 @@
 """The invariants of the accounting promise, each as one SQL query that finds what breaks it.
 
-Owns the queries only; reads the tables ``groups`` and ``history`` and writes nothing.
+Owns the queries only; reads the tables ``groups``, ``history`` and ``starts`` and writes nothing.
+Below the frontier, which is where the next driver goes on, a group is trained, dropped or pending:
+what is between two states belongs to the newest driver, or the restart has missed it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,13 @@ _CHAIN = """
 WITH chain AS (
     SELECT *, lag(target) OVER life AS before, lag(attempt) OVER life AS attempt_before
     FROM history WINDOW life AS (PARTITION BY epoch, ordinal ORDER BY id)
+)
+"""
+_PASSES = """
+WITH passes AS (
+    SELECT epoch, count(*) AS num_groups, row_number() OVER (ORDER BY epoch) - 1 AS number,
+        count(*) OVER () - 1 AS last, first_value(count(*)) OVER (ORDER BY epoch) AS first
+    FROM groups GROUP BY epoch
 )
 """
 _QUERIES = {
@@ -31,11 +40,40 @@ _QUERIES = {
     "an issued group is missing": """
         SELECT h.epoch || '/' || h.ordinal FROM history h LEFT JOIN groups g
         USING (epoch, ordinal) WHERE h.source IS NULL AND g.state IS NULL""",
+    "the states do not add up to the ordinals that were issued": """
+        SELECT states || ' in a state, ' || issued || ' issued' FROM
+        (SELECT count(*) AS states FROM groups),
+        (SELECT count(*) AS issued FROM history WHERE source IS NULL) WHERE states != issued""",
     "ordinals of a pass were skipped": """
         SELECT 'pass ' || epoch FROM groups GROUP BY epoch HAVING count(*) != max(ordinal) + 1""",
-    "a write came with an older fence than the one before it": """
-        SELECT id FROM (SELECT id, fence, lag(fence) OVER (ORDER BY id) AS before FROM history)
-        WHERE fence < before""",
+    "a pass was skipped, or left before its end": f"""{_PASSES}
+        SELECT 'pass ' || epoch FROM passes WHERE epoch != number
+            OR num_groups > first OR (num_groups < first AND number < last)""",
+    "a group is still on its way with a driver that was replaced": """
+        SELECT epoch || '/' || ordinal FROM groups
+        WHERE state NOT IN ('trained', 'dropped') AND fence != (SELECT fence FROM run)""",
+    "a write does not bear the fence of the driver in charge": """
+        SELECT 'transition ' || id || ' of ' || epoch || '/' || ordinal FROM history h
+        WHERE fence IS NOT (SELECT max(fence) FROM starts WHERE after < h.id)""",
+    "the starts of drivers do not lead up to the fence in force": """
+        SELECT 'fence ' || run.fence || ' after ' || count(starts.fence) || ' starts'
+        FROM run LEFT JOIN starts HAVING count(starts.fence) != run.fence
+            OR coalesce(max(starts.fence), 0) != run.fence""",
+    "a step later than the checkpoint outlived a restart": """
+        SELECT DISTINCT g.epoch || '/' || g.ordinal || ' of step ' || g.step FROM groups g
+        JOIN starts s ON s.fence > g.fence AND g.step > s.checkpoint_step
+        WHERE g.state = 'trained'""",
+    "a trained group has no step": """
+        SELECT epoch || '/' || ordinal FROM groups WHERE state = 'trained' AND step IS NULL""",
+    "a generated group lacks its length, versions or checksum": """
+        SELECT epoch || '/' || ordinal FROM groups
+        WHERE state IN ('generated', 'scored', 'admitted', 'trained')
+        AND (num_tokens IS NULL OR min_version IS NULL OR max_version IS NULL OR sha256 IS NULL)""",
+    "a group was dropped after its generation without its length": """
+        SELECT g.epoch || '/' || g.ordinal FROM groups g JOIN history h
+        ON (g.epoch, g.ordinal, g.state) = (h.epoch, h.ordinal, h.target)
+        WHERE h.target = 'dropped' AND h.source NOT IN ('pending', 'leased')
+        AND g.num_tokens IS NULL""",
     "a drop has no reason": """
         SELECT epoch || '/' || ordinal FROM groups WHERE (state = 'dropped') != (reason NOTNULL)""",
     "a step is missing below a trained one": """

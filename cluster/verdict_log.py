@@ -9,13 +9,12 @@ business of ``replay``.
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.history import numbered_lines
+from cluster.ledger_reader import reading
 from cluster.run_directory import RunDirectory
 from learners.batches import UNREADABLE, batch_path, read_batch
 from safeladder.errors import ConfigError, DataError
@@ -133,17 +132,8 @@ def require_group(
 
 def read_fates(run: RunDirectory) -> dict[GroupKey, Fate]:
     """What became of every group. Raises ``ConfigError`` without a ledger that can be read."""
-    if not run.ledger.is_file():
-        raise ConfigError(f"{run.path} has no ledger: training has not begun")
-    uri = f"{run.ledger.absolute().as_uri()}?mode=ro"
-    try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
-            rows = connection.execute(_STATES).fetchall()
-    except sqlite3.Error as error:
-        raise ConfigError(
-            f"{run.ledger}: cannot be read as the ledger of a run ({error}); restore the file, or "
-            "name another run"
-        ) from None
+    with reading(run) as ledger:
+        rows = ledger.execute(_STATES).fetchall()
     return {GroupKey(row[0], row[1]): Fate(*row[2:]) for row in rows}
 
 

@@ -11,7 +11,8 @@
     ├── DivergedError            5   training stopped by a guard
     ├── NotResumableError        6   no checkpoint that verifies
     │   └── ChecksumError        6   bytes that differ from their manifest
-    ├── ReplayError              7   a reward that its stored verdicts do not give
+    ├── AuditError               7   what a run has stored contradicts itself
+    │   └── ReplayError          7   what was trained does not follow from what was stored
     ├── FencedError             75   a newer driver owns this run
     ├── PreemptedError          75   told to stop from outside; safe to resume
     └── RunFailedError           *   a run that cannot go on; carries the code of its reason
@@ -73,11 +74,15 @@ class ChecksumError(NotResumableError):
     """Stored bytes differ from the checksum in their manifest."""
 
 
-class ReplayError(SafeladderError):
-    """Rewards that a run trained with do not follow, or cannot be shown to follow, from the
-    verdicts that it stored."""
+class AuditError(SafeladderError):
+    """The books of a run do not agree with each other."""
 
     exit_code = 7
+
+
+class ReplayError(AuditError):
+    """What a run trained does not follow, or cannot be shown to follow, from what it stored:
+    rewards from verdicts, updates from batches."""
 
 
 class FencedError(SafeladderError):

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import sqlite3
 import subprocess
@@ -242,7 +243,21 @@ def test_a_ledger_that_another_process_holds_is_reported_as_such(
             "trained twice",
         ),
         ("UPDATE history SET source = 'leased' WHERE target = 'scored'", "where the one before"),
-        ("UPDATE history SET fence = 7 WHERE id = 2", "an older fence"),
+        ("UPDATE history SET fence = 7 WHERE id = 2", "not bear the fence of the driver in charge"),
+        ("DELETE FROM history WHERE source IS NULL", "states do not add up to the ordinals"),
+        (
+            "UPDATE groups SET epoch = 1 WHERE ordinal = 1",
+            "ordinals of a pass were skipped: pass 1",
+        ),
+        ("UPDATE groups SET epoch = 2", "a pass was skipped, or left before its end: pass 2"),
+        ("UPDATE groups SET num_tokens = NULL", "lacks its length, versions or checksum"),
+        ("UPDATE groups SET sha256 = NULL WHERE ordinal = 1", "versions or checksum: 0/1 (1 in"),
+        ("UPDATE groups SET step = NULL WHERE ordinal = 1", "a trained group has no step: 0/1"),
+        (
+            "UPDATE run SET fence = 2",
+            "do not lead up to the fence in force: fence 2 after 1 starts",
+        ),
+        ("DELETE FROM starts", "do not lead up to the fence in force: fence 1 after 0 starts"),
         ("UPDATE history SET attempt = 3 WHERE id = 2", "an attempt number fell"),
         ("UPDATE groups SET reason = 'stale' WHERE ordinal = 0", "a drop has no reason"),
         ("UPDATE groups SET step = 2 WHERE ordinal = 0", "a step is missing"),
@@ -258,6 +273,64 @@ def test_the_audit_finds_what_is_broken(path: Path, damage: str, sentence: str) 
         ledger._connection.execute(damage)
         found = ledger.audit(groups_per_step=1, max_staleness=1)
         assert any(sentence in violation for violation in found), found
+
+
+def test_the_audit_sees_a_write_of_a_driver_that_was_replaced(path: Path) -> None:
+    """The new driver has written nothing yet, so no fence falls."""
+    with Ledger.open(path, "run") as ledger:
+        fence = ledger.raise_fence()
+        ledger.apply(life(0, TRAINED), fence)
+        ledger.raise_fence(checkpoint_step=1)
+        assert ledger.audit() == []
+        ledger._connection.execute("UPDATE run SET fence = 1")  # the guard of `apply` is gone
+        ledger.apply(life(1, LEASED), fence)
+        ledger._connection.execute("UPDATE run SET fence = 2")
+        found = ledger.audit()
+    assert [sentence.partition(":")[0] for sentence in found] == [
+        "a group is still on its way with a driver that was replaced",
+        "a write does not bear the fence of the driver in charge",
+    ]
+
+
+def test_the_audit_sees_a_step_that_a_restart_should_have_taken_back(path: Path) -> None:
+    with Ledger.open(path, "run") as ledger:
+        fence = ledger.raise_fence()
+        ledger.apply([*life(0, TRAINED), *life(1, TRAINED, step=2, version=1)], fence)
+        ledger.raise_fence(checkpoint_step=2)
+        ledger._connection.execute("UPDATE starts SET checkpoint_step = 1 WHERE fence = 2")
+        (found,) = ledger.audit()
+    assert found == "a step later than the checkpoint outlived a restart: 0/1 of step 2 (1 in all)"
+
+
+def test_the_audit_sees_a_second_pass_that_began_before_the_first_one_ended(path: Path) -> None:
+    with Ledger.open(path, "run") as ledger:
+        fence = ledger.raise_fence()
+        ledger.apply([t for ordinal in range(3) for t in life(ordinal, PENDING)], fence)
+        for epoch, ordinal in ((1, 0), (1, 1), (1, 2), (2, 0)):
+            issue = Transition(key=GroupKey(epoch, ordinal), source=None, target=PENDING, attempt=1)
+            ledger.apply([issue], fence)
+        assert ledger.audit() == []
+        for table in ("groups", "history"):
+            ledger._connection.execute(f"DELETE FROM {table} WHERE epoch = 1 AND ordinal = 2")
+        assert ledger.audit() == ["a pass was skipped, or left before its end: pass 1 (1 in all)"]
+
+
+@pytest.mark.parametrize("source", ROAD[1:-1])
+def test_a_drop_keeps_its_length_from_every_state_and_the_audit_insists(
+    path: Path, source: GroupState
+) -> None:
+    is_generated = source is not LEASED
+    with Ledger.open(path, "run") as ledger:
+        fence = ledger.raise_fence()
+        dropped = drop(0, source, DropReason.FAILED)
+        dropped = dropped if is_generated else dataclasses.replace(dropped, header=None)
+        ledger.apply([*life(0, source), dropped], fence)
+        assert ledger.audit() == []
+        (length,) = ledger._connection.execute("SELECT num_tokens FROM groups").fetchone()
+        assert length == (7 if is_generated else None)
+        ledger._connection.execute("UPDATE groups SET num_tokens = NULL")
+        sentence = "a group was dropped after its generation without its length: 0/0 (1 in all)"
+        assert ledger.audit() == ([sentence] if is_generated else [])
 
 
 def test_a_ledger_in_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
