@@ -39,6 +39,7 @@ from cluster.protocol import (
     ActorLost,
     Alert,
     Command,
+    EngineReported,
     EngineServing,
     Event,
     Fail,
@@ -108,6 +109,7 @@ class Coordinator:
             ActorJoined: self._on_joined,
             ActorLost: self._on_lost,
             EngineServing: self._on_serving,
+            EngineReported: lambda event: self._leases.note_load(event.engine, event.load),
             GroupGenerated: self._on_generated,
             GenerationFailed: self._on_generation_failed,
             VerdictsReady: lambda event: self._count_late(self._scores.take_verdicts(event)),
@@ -196,8 +198,9 @@ class Coordinator:
 
     def _on_joined(self, event: ActorJoined) -> None:
         if event.fleet == ROLLOUT:
-            self._leases.join(event.actor, event.capacity)
+            self._leases.join(event)
         else:
+            assert event.capacity is not None, f"{event.actor} has no number of calls"
             self._scores.join(event.fleet, event.actor, event.capacity)
 
     def _on_lost(self, event: ActorLost) -> None:
@@ -221,7 +224,7 @@ class Coordinator:
             self._release([event.payload])
             self.retry(group, f"{len(header.lengths)} completions from {header.engine}")
             return
-        self._leases.end(group)
+        self._leases.generated(group, header)
         group.header, group.payload = header, event.payload
         self._groups.move(group, GroupState.GENERATED)
         if self._staleness(group) > self._config.schedule.max_staleness:

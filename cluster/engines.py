@@ -1,13 +1,21 @@
-"""The engines of the rollout fleet as the coordinator sees them: version, slots, weight loads.
+"""The engines of all rollout fleets as the coordinator sees them: version, groups, weight loads.
 
 Owns which engine gets the next lease and which must load. Does not know what is generated.
+
+The next lease goes to the engine that is expected to finish it first: by its measured speed with
+one more group, among those whose served version admits it. Every question costs the logarithm of
+the number of engines: engines with room lie in one heap for each served version, and an entry that
+is no longer true is passed over when it comes up.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cluster.group_limit import GroupLimit
+from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.records import GroupKey
 
 LOAD_CALL_S = 600.0
@@ -23,35 +31,75 @@ class Engine:
     """One engine."""
 
     name: str
-    capacity: int
+    number: int
+    """In order of joining."""
+    group_size: int
+    limit: GroupLimit
+    profile: EngineProfile | None = None
     served: int | None = None
     """None until it says so for the first time."""
     leases: set[GroupKey] = field(default_factory=set)
+    load: EngineLoad | None = None
+    """Its newest report."""
     loading: int | None = None
     """Version that it was asked to load, until it answers."""
     next_load_s: float = 0.0
     """No load is asked for before this time."""
+    stamp: int = 0
+    """Rises with every change of its place in line."""
+
+    @property
+    def capacity(self) -> int:
+        """Groups that it may hold now."""
+        return self.limit.value
 
     @property
     def num_free(self) -> int:
+        """Below 0 while it holds more than it may."""
         return self.capacity - len(self.leases)
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Expected time from one token of a sequence to its next, with one more group. Engines that
+        did not measure themselves count as equally fast, one token a second in all."""
+        sequences = (len(self.leases) + 1) * self.group_size
+        speed = self.profile.tokens_per_s(sequences) if self.profile is not None else None
+        return sequences / (speed or 1.0)
 
 
 class EngineTable:
-    """All living engines, by name."""
+    """All living engines, by name. ``group_size`` is the number of siblings."""
 
-    def __init__(self) -> None:
+    def __init__(self, group_size: int) -> None:
+        self._group_size = group_size
         self._engines: dict[str, Engine] = {}
+        self._num_joined = 0
+        self._lines: dict[int, list[tuple[float, int, int, str]]] = {}
+        """Served version → heap of (seconds per token, number, stamp, name)."""
+        self._behind: list[tuple[float, int, str]] = []
+        """Heap of (time, number, name): engines to be asked for a load, not before that time."""
+        self._newest = 0
+        """Version that engines were last asked to load."""
 
     @property
     def all(self) -> tuple[Engine, ...]:
         return tuple(self._engines.values())
 
-    def join(self, name: str, capacity: int) -> list[GroupKey]:
+    def get(self, name: str) -> Engine | None:
+        """The engine, if it lives."""
+        return self._engines.get(name)
+
+    def join(
+        self, name: str, cap: int | None, profile: EngineProfile | None, group_tokens: float
+    ) -> list[GroupKey]:
         """Count an engine in. Returns the leases of an engine of that name that was never reported
         lost."""
         orphans = self.lose(name)
-        self._engines[name] = Engine(name, capacity)
+        self._num_joined += 1
+        limit = GroupLimit(cap, profile, self._group_size, group_tokens)
+        self._engines[name] = Engine(
+            name, self._num_joined, self._group_size, limit, profile=profile
+        )
         return orphans
 
     def lose(self, name: str) -> list[GroupKey]:
@@ -61,22 +109,42 @@ class EngineTable:
 
     def grant(self, name: str, key: GroupKey) -> None:
         """Take a slot."""
-        self._engines[name].leases.add(key)
+        engine = self._engines[name]
+        engine.leases.add(key)
+        self._line_up(engine)
 
     def free(self, name: str, key: GroupKey) -> None:
         """Give the slot back, if the engine is still there."""
         if (engine := self._engines.get(name)) is not None:
             engine.leases.discard(key)
+            self._line_up(engine)
+
+    def finish(self, name: str, key: GroupKey) -> None:
+        """Give the slot back: the group is generated."""
+        if (engine := self._engines.get(name)) is not None:
+            engine.limit.finished(len(engine.leases))
+            self.free(name, key)
+
+    def note_load(self, name: str, load: EngineLoad) -> None:
+        """An engine says how full it is."""
+        if (engine := self._engines.get(name)) is not None:
+            before, engine.load = engine.capacity, load
+            engine.limit.note(load, len(engine.leases))
+            if engine.capacity != before:
+                self._line_up(engine)
 
     def next_free(self, num_leased: int, limit: Callable[[int], int]) -> Engine | None:
-        """The engine with the most free slots among those whose served version admits one more
-        group after ``num_leased``; None if there is none."""
-        ready = [e for e in self._engines.values() if e.served is not None and e.num_free > 0]
-        newest = max((e.served for e in ready if e.served is not None), default=None)
-        if newest is None or num_leased >= limit(newest):
-            return None
-        admitted = (e for e in ready if e.served is not None and num_leased < limit(e.served))
-        return max(admitted, key=lambda engine: engine.num_free)
+        """The engine that would finish one more group first, among those with a free slot whose
+        served version admits it after ``num_leased``; of equals, the one with the newest version.
+        None if there is none."""
+        best: tuple[float, int, int, str] | None = None
+        for version in sorted(self._lines, reverse=True):
+            if num_leased >= limit(version):
+                break
+            first = self._first(version)
+            if first is not None and (best is None or first[0] < best[0]):
+                best = first
+        return None if best is None else self._engines[best[3]]
 
     def serving(self, name: str, version: int, now_s: float) -> int | None:
         """Note what an engine serves. Returns the version it was asked for if it fell short."""
@@ -84,21 +152,61 @@ class EngineTable:
         if engine is None:
             return None
         asked, engine.loading, engine.served = engine.loading, None, version
-        if asked is None or version >= asked:
-            engine.next_load_s = now_s
-            return None
-        engine.next_load_s = now_s + LOAD_RETRY_S
-        return asked
+        fell_short = asked is not None and version < asked
+        engine.next_load_s = now_s + (LOAD_RETRY_S if fell_short else 0.0)
+        self._line_up(engine)
+        self._expect_load(engine)
+        return asked if fell_short else None
 
     def start_loads(self, newest: int, now_s: float) -> list[str]:
         """Names of the engines that must load ``newest`` now; each is asked once until it answers
         or its deadline passes."""
-        due = [
-            engine
-            for engine in self._engines.values()
-            if engine.served is not None and engine.served < newest and engine.next_load_s <= now_s
-        ]
-        for engine in due:
+        if newest > self._newest:
+            self._newest = newest
+            for engine in self._engines.values():
+                self._expect_load(engine)
+        due = {}
+        while self._behind and self._behind[0][0] <= now_s:
+            at_s, number, name = heapq.heappop(self._behind)
+            behind = self._engines.get(name)
+            if behind is None or (behind.number, behind.next_load_s) != (number, at_s):
+                continue  # it was lost, or answered meanwhile
+            if self._is_behind(behind):
+                due[number] = behind
+        for _, engine in sorted(due.items()):
             engine.loading = newest
             engine.next_load_s = now_s + LOAD_DEADLINE_S
-        return [engine.name for engine in due]
+            self._expect_load(engine)
+        return [engine.name for _, engine in sorted(due.items())]
+
+    def _is_behind(self, engine: Engine) -> bool:
+        return engine.served is not None and engine.served < self._newest
+
+    def _expect_load(self, engine: Engine) -> None:
+        if self._is_behind(engine):
+            heapq.heappush(self._behind, (engine.next_load_s, engine.number, engine.name))
+
+    def _line_up(self, engine: Engine) -> None:
+        """The engine's place in line, anew; older entries of it are no longer true."""
+        engine.stamp += 1
+        if engine.served is None or engine.num_free <= 0:
+            return
+        line = self._lines.setdefault(engine.served, [])
+        heapq.heappush(line, (engine.seconds_per_token, engine.number, engine.stamp, engine.name))
+        if len(line) > 64 + 4 * len(self._engines):  # mostly entries that are no longer true
+            line[:] = filter(self._is_true, line)
+            heapq.heapify(line)
+
+    def _first(self, version: int) -> tuple[float, int, int, str] | None:
+        line = self._lines[version]
+        while line:
+            if self._is_true(line[0]):
+                return line[0]
+            heapq.heappop(line)
+        if version < self._newest:
+            del self._lines[version]
+        return None
+
+    def _is_true(self, entry: tuple[float, int, int, str]) -> bool:
+        engine = self._engines.get(entry[3])
+        return engine is not None and (engine.number, engine.stamp) == entry[1:3]

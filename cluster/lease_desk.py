@@ -11,14 +11,17 @@ from collections.abc import Iterable
 
 from cluster.engines import Engine, EngineTable
 from cluster.groups import Group, GroupTable, PromptSource
-from cluster.protocol import Alert, EngineServing, GrantLease, LoadWeights
+from cluster.protocol import ActorJoined, Alert, EngineServing, GrantLease, LoadWeights
 from cluster.rulings import Rulings
 from cluster.transitions import GroupState
 from safeladder.config import Config
-from safeladder.records import GroupKey, Lease, Sampling
+from safeladder.engine_profile import EngineLoad
+from safeladder.records import GroupHeader, GroupKey, Lease, Sampling
 
 GRACE_S = 60.0
 """A lease may be answered this much later than the engine's own deadline."""
+GROUPS_REMEMBERED = 64
+"""The expected size of a group is a mean over about so many."""
 
 
 class LeaseDesk:
@@ -40,7 +43,10 @@ class LeaseDesk:
         self._first_version = first_version
         self._groups = groups
         self._rulings = rulings
-        self._engines = EngineTable()
+        self._engines = EngineTable(config.rollout.group_size)
+        self._answer_tokens = float(config.rollout.group_size * config.rollout.max_new_tokens)
+        """Expected tokens of all siblings; as long as they can be, before any came."""
+        self._num_generated = 0
         self._ends: dict[GroupKey, float] = {}
         """LEASED group → deadline. All leases last equally long, so in order of deadline too."""
 
@@ -49,9 +55,11 @@ class LeaseDesk:
         """All living engines."""
         return self._engines.all
 
-    def join(self, engine: str, capacity: int) -> None:
+    def join(self, event: ActorJoined) -> None:
         """An engine is up; it gets work once it says which version it serves."""
-        self._retry(self._engines.join(engine, capacity), engine)
+        group_tokens = self._config.rollout.max_prompt_tokens + self._answer_tokens
+        orphans = self._engines.join(event.actor, event.capacity, event.profile, group_tokens)
+        self._retry(orphans, event.actor)
 
     def lose(self, engine: str) -> None:
         """An engine is gone, and what it held begins anew. Its death counts as a failed attempt
@@ -65,6 +73,10 @@ class LeaseDesk:
             text = f"{event.engine} did not load version {asked}; it serves {event.version}"
             self._rulings.emit(Alert("weights", text))
 
+    def note_load(self, engine: str, load: EngineLoad) -> None:
+        """An engine says how full it is."""
+        self._engines.note_load(engine, load)
+
     def find(self, key: GroupKey, attempt: int, fence: int) -> Group | None:
         """The group whose lease is answered so, if it still holds."""
         group = self._groups.find(key, attempt)
@@ -76,6 +88,15 @@ class LeaseDesk:
         assert group.engine is not None, f"{group.key} was leased to nobody"
         del self._ends[group.key]
         self._engines.free(group.engine, group.key)
+
+    def generated(self, group: Group, header: GroupHeader) -> None:
+        """A lease is over, and its group is there."""
+        if header.load is not None:
+            self._engines.note_load(header.engine, header.load)
+        self._num_generated = min(self._num_generated + 1, GROUPS_REMEMBERED)
+        self._answer_tokens += (sum(header.lengths) - self._answer_tokens) / self._num_generated
+        self._engines.finish(header.engine, group.key)
+        self.end(group)
 
     def tick(self, now_s: float) -> None:
         """Overdue leases count as failed attempts."""

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.panel import Panel
+from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.records import (
     GenerationFailure,
     GroupHeader,
@@ -68,8 +69,11 @@ class ActorJoined:
     """``rollout``, ``reference`` or ``panel.verifier_fleet(principle)``."""
     actor: str
     """Unique within the fleet; a replacement may reuse the name after ``ActorLost``."""
-    capacity: int
-    """Leases or calls that it holds at a time, ≥ 1."""
+    capacity: int | None
+    """Leases or calls that it holds at a time, ≥ 1. For an engine with a profile an upper bound;
+    None leaves it to its cache."""
+    profile: EngineProfile | None = None
+    """Of an engine that says what it can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,14 @@ class EngineServing:
 
     engine: str
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReported:
+    """An engine says how full it is; a few times in a minute serve well."""
+
+    engine: str
+    load: EngineLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +204,7 @@ Event = (
     | ActorJoined
     | ActorLost
     | EngineServing
+    | EngineReported
     | GroupGenerated
     | GenerationFailed
     | VerdictsReady

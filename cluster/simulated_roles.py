@@ -380,7 +380,7 @@ class SimulatedRoles:
     def _happens(self, probability: float) -> bool:
         return probability > 0 and self._rng.random() < probability
 
-    def _join(self, fleet: str, name: str, capacity: int) -> None:
+    def _join(self, fleet: str, name: str, capacity: int | None) -> None:
         self.timetable.add(RESTART_S, ActorJoined(fleet, name, capacity))
 
     def _new_name(self, fleet: str) -> str:

@@ -18,6 +18,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from safeladder.engine_profile import EngineLoad
+
 Tokens = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 FinishReason = Literal["stop", "length"]
@@ -143,6 +145,8 @@ class GroupHeader:
     sha256: str
     """Digest of all sampled token ids, in order of index."""
     generate_s: float
+    load: EngineLoad | None = None
+    """How full the engine was when the group was done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,8 +48,9 @@ class RolloutConfig(Section):
     """Used by the engine and by the learner alike."""
     top_p: PositiveShare = 1.0
     """Nucleus sampling; below 1 the behavior log-probs belong to the cut distribution."""
-    max_concurrent_groups: PositiveInt = 8
-    """Leases that one engine holds at a time."""
+    max_concurrent_groups: PositiveInt | None = None
+    """Most leases that one engine holds at a time. How many it holds below that follows from how
+    full its cache is; null leaves it to the cache alone."""
     group_deadline_s: PositiveFloat = 600.0
     """A lease older than this is taken back and given out again."""
     max_attempts: PositiveInt = 3
