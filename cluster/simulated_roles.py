@@ -7,7 +7,6 @@ commands of ``protocol``; knows nothing of how the coordinator decides.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -40,6 +39,7 @@ from cluster.protocol import (
     VerdictsReady,
     WeightsPublished,
 )
+from cluster.timetable import Happening, StepDone, Timetable
 from cluster.witness import Made, Witness
 from safeladder.config import Config
 from safeladder.records import (
@@ -47,6 +47,7 @@ from safeladder.records import (
     GroupHeader,
     GroupKey,
     InvalidCause,
+    Lease,
     StepReport,
     TrainGroup,
     TrainOrder,
@@ -55,6 +56,8 @@ from safeladder.records import (
 )
 
 SECONDS_PER_TOKEN = 0.02
+MEAN_LEASE_S = 1.0
+"""Roughly what a lease of a small group takes; in a longer one an engine dies more often."""
 RESTART_S = 15.0
 """A dead actor's replacement is up this much later."""
 CALLS_PER_ACTOR = 4
@@ -66,7 +69,7 @@ class Faults:
     """Probability of each fault, at each occasion for it. Nothing fails by default."""
 
     engine_dies: float = 0.0
-    """Within a lease; what else it holds dies with it."""
+    """Within a lease of ``MEAN_LEASE_S``; what else it holds dies with it."""
     ghost_answers: float = 0.0
     """What a dead engine made is delivered all the same, also to the next driver."""
     generation_fails: float = 0.0
@@ -93,61 +96,30 @@ class Faults:
         return cls(**{**chosen, "driver_dies": chosen["driver_dies"] / 10})
 
 
-@dataclass(frozen=True, slots=True)
-class StepDone:
-    """The learner has trained a batch; the driver hears of it a little later."""
-
-    order: TrainOrder
-
-
-Happening = Event | StepDone
-
-
-class Timetable:
-    """What is to come, in order of virtual time."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self._heap: list[tuple[float, int, Happening]] = []
-        self._num_added = 0
-
-    def add(self, delay_s: float, happening: Happening) -> None:
-        """Let something happen later."""
-        self._num_added += 1
-        heapq.heappush(self._heap, (self.now_s + delay_s, self._num_added, happening))
-
-    def advance(self, at_most_s: float) -> list[Happening]:
-        """Go to the next event, at most so far, and return all that happens then."""
-        limit = self.now_s + at_most_s
-        self.now_s = min(limit, self._heap[0][0]) if self._heap else limit
-        due = []
-        while self._heap and self._heap[0][0] <= self.now_s:
-            due.append(heapq.heappop(self._heap)[2])
-        return due
-
-    def keep_generated(self) -> None:
-        """A driver died: of what was to come, only the engines' work is still delivered."""
-        self._heap = [entry for entry in self._heap if isinstance(entry[2], GroupGenerated)]
-        heapq.heapify(self._heap)
-
-
 class SimulatedRoles:
     """All actors of a run. Answers commands with events in the timetable."""
 
     def __init__(
-        self, config: Config, faults: Faults, rng: random.Random, weights: Mapping[str, float]
+        self,
+        config: Config,
+        faults: Faults,
+        rng: random.Random,
+        weights: Mapping[str, float],
+        lag: int,
     ) -> None:
         self._config = config
         self._faults = faults
+        self._lag = lag
         self._rng = rng
         self._weights = weights
+        self._seed = rng.getrandbits(32)
         self._num_names = 0
         self._served: dict[str, int] = {}
-        """Living engine → version."""
+        """Living engine → version, oldest engine first: that one lags."""
         self._scoring: dict[str, dict[CallId, Score]] = {}
         """Verifier → its calls."""
         self._lost_payloads: set[str] = set()
-        self.learner_version = 0
+        self.learner_version = self._restored = 0
         self.checkpoint_step = 0
         self.timetable = Timetable()
         self.witness = Witness(
@@ -160,7 +132,7 @@ class SimulatedRoles:
         self._served.clear()
         self._scoring.clear()
         self._lost_payloads.clear()
-        self.learner_version = self.checkpoint_step
+        self.learner_version = self._restored = self.checkpoint_step
         self.witness.saw_restart(fence, self.checkpoint_step)
         for _ in range(self._config.rollout.actors):
             self._start_engine()
@@ -228,13 +200,10 @@ class SimulatedRoles:
         lease, served = command.lease, self._served.get(command.engine)
         if served is None:
             return
-        self.witness.saw_lease(lease.key, lease.fence, served, self.learner_version)
-        lengths = tuple(
-            min(self._config.rollout.max_new_tokens, 1 + int(self._rng.lognormvariate(3, 1)))
-            for _ in range(lease.sampling.num_samples)
-        )
+        lengths = self._lengths(lease)
+        self.witness.saw_lease(lease.key, lease.fence, served, self.learner_version, lengths)
         seconds = max(lengths) * SECONDS_PER_TOKEN
-        if self._happens(self._faults.engine_dies):
+        if self._happens(self._faults.engine_dies * seconds / MEAN_LEASE_S):
             self.timetable.add(seconds * self._rng.random(), ActorLost(ROLLOUT, command.engine))
         if self._happens(self._faults.generation_fails):
             failure = GenerationFailure(
@@ -249,6 +218,14 @@ class SimulatedRoles:
             self._answer(seconds, GenerationFailed(failure))
         else:
             self._answer(seconds, self._generated(command, lengths, served))
+
+    def _lengths(self, lease: Lease) -> tuple[int, ...]:
+        """As a prompt has them: a group that is generated again is as long as it was, so what is
+        lost of the long ones cannot come back as short ones."""
+        prompt = random.Random(f"{self._seed} {lease.key}")
+        limit = self._config.rollout.max_new_tokens
+        count = lease.sampling.num_samples
+        return tuple(min(limit, 1 + int(prompt.lognormvariate(3, 1))) for _ in range(count))
 
     def _generated(
         self, command: GrantLease, lengths: tuple[int, ...], version: int
@@ -275,7 +252,11 @@ class SimulatedRoles:
 
     def _load(self, command: LoadWeights) -> None:
         is_failed = self._happens(self._faults.load_fails)
-        version = self._served.get(command.engine, 0) if is_failed else command.version
+        before = self._served.get(command.engine, 0)
+        lags = command.engine == next(iter(self._served), "")
+        newest = command.version == self._config.run.steps  # which is the end of the run
+        behind = max(before, self._restored, command.version - self._lag * (lags and not newest))
+        version = before if is_failed else behind
         self.timetable.add(self._rng.uniform(0.5, 3), EngineServing(command.engine, version))
 
     # ---- verifiers and references -------------------------------------------------------------

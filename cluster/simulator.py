@@ -44,6 +44,10 @@ class SimulationReport:
     trained_by_staleness: Mapping[int, int]
     late_results: int
     """Of the last driver."""
+    sampled_lengths: tuple[int, ...]
+    """Tokens of every completion of every group leased, once a group; in order of length."""
+    trained_lengths: tuple[int, ...]
+    """Tokens of every completion trained in the surviving history; in order of length."""
     violations: tuple[str, ...]
     """What must never be, in words; empty for a sound run."""
 
@@ -54,17 +58,25 @@ def simulate(
     faults: Faults,
     seed: int,
     *,
+    lag: int = 0,
     horizon_s: float = 500_000.0,
 ) -> SimulationReport:
-    """Run until ``Finish``, ``Fail`` or ``horizon_s`` virtual seconds (which is a violation). All
-    prompts must have the same route. Same arguments, same report."""
+    """Run until ``Finish``, ``Fail`` or ``horizon_s`` virtual seconds (which is a violation). One
+    engine serves weights that are ``lag`` versions behind those it is asked to load, until the
+    last. All prompts must have the same route. Same arguments, same report."""
     with Ledger.open(None, config.run.name) as ledger:
-        return _Shell(config, prompts, faults, seed, ledger).run(horizon_s)
+        return _Shell(config, prompts, faults, seed, ledger, lag).run(horizon_s)
 
 
 class _Shell:
     def __init__(
-        self, config: Config, prompts: PromptSource, faults: Faults, seed: int, ledger: Ledger
+        self,
+        config: Config,
+        prompts: PromptSource,
+        faults: Faults,
+        seed: int,
+        ledger: Ledger,
+        lag: int,
     ) -> None:
         self._config = config
         self._prompts = prompts
@@ -73,7 +85,7 @@ class _Shell:
         self._rng = random.Random(seed)
         self._ledger = ledger
         route = prompts.prompt(prompts.next_key(None)).route
-        self._roles = SimulatedRoles(config, faults, self._rng, config.routes[route])
+        self._roles = SimulatedRoles(config, faults, self._rng, config.routes[route], lag)
         self._num_events = 0
         self._num_deaths = 0
         self._coordinator = self._start_driver()
@@ -149,5 +161,7 @@ class _Shell:
             dropped={reason.value: count for reason, count in self._ledger.dropped().items()},
             trained_by_staleness=dict(self._roles.witness.staleness),
             late_results=self._coordinator.status().late_results,
+            sampled_lengths=self._roles.witness.sampled_lengths,
+            trained_lengths=self._roles.witness.trained_lengths,
             violations=tuple(violations),
         )

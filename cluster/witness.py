@@ -8,7 +8,7 @@ neither, so that their bookkeeping can be compared with it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from safeladder.records import GroupKey, TrainGroup, TrainOrder
@@ -34,6 +34,7 @@ class Witness:
         self._max_staleness = max_staleness
         self._truth = truth
         self._made: dict[str, Made] = {}
+        self._asked: dict[GroupKey, tuple[int, ...]] = {}
         self._released: set[str] = set()
         self._fence = 0
         self.leased: set[GroupKey] = set()
@@ -47,8 +48,22 @@ class Witness:
         """Keys of all surviving batches."""
         return [key for keys in self.batches.values() for key in keys]
 
-    def saw_lease(self, key: GroupKey, fence: int, served: int, learner: int) -> None:
-        """An engine that serves ``served`` gets a lease while the learner is at ``learner``."""
+    @property
+    def sampled_lengths(self) -> tuple[int, ...]:
+        """Tokens of every completion that was asked for, those of lost groups too."""
+        return _joined(self._asked.values())
+
+    @property
+    def trained_lengths(self) -> tuple[int, ...]:
+        """Tokens of every completion of the surviving batches' groups."""
+        return _joined(self._asked[key] for key in self.trained)
+
+    def saw_lease(
+        self, key: GroupKey, fence: int, served: int, learner: int, lengths: tuple[int, ...]
+    ) -> None:
+        """An engine that serves ``served`` gets a lease while the learner is at ``learner``; its
+        answers will be so long."""
+        self._asked[key] = lengths
         self.leased.add(key)
         self._expect(fence == self._fence, f"{key} was leased under the old fence {fence}")
         self._expect(
@@ -130,3 +145,7 @@ class Witness:
     def _expect(self, is_true: bool, violation: str) -> None:
         if not is_true:
             self.violations.append(violation)
+
+
+def _joined(lengths: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sorted(tokens for group in lengths for tokens in group))

@@ -1,5 +1,6 @@
 """Random fault schedules in virtual time. A seed that fails is in the test's name."""
 
+import json
 import random
 from dataclasses import replace
 from typing import Any
@@ -11,49 +12,13 @@ from cluster.lease_desk import LeaseDesk
 from cluster.protocol import Event
 from cluster.simulated_roles import Faults
 from cluster.simulator import SimulationReport, simulate
-from safeladder.config import Config
 from tests.cluster.coordinator_play import Prompts, make_config
-
-
-def drawn_config(rng: random.Random) -> Config:
-    """A small run of random shape, with a random policy for each of two principles."""
-
-    def judge() -> dict[str, Any]:
-        policy = rng.choice(["retry", "drop_sample", "drop_group", "pause"])
-        return {"verifier": "a:B", "on_invalid": policy, "actors": rng.randint(1, 2)}
-
-    return make_config(
-        run={"steps": rng.randint(1, 6)},
-        principles={"safety": judge(), "format": judge()},
-        routes={"safety": {"safety": 1.0, "format": 0.5}},
-        rollout={
-            "actors": rng.randint(1, 4),
-            "group_size": rng.randint(2, 4),
-            "max_concurrent_groups": rng.randint(1, 4),
-        },
-        reference={"kl_coefficient": rng.choice([0.0, 0.1])},
-        checkpoint={"every_steps": rng.randint(1, 3)},
-        schedule={"groups_per_step": rng.randint(1, 5), "max_staleness": rng.randint(0, 4)},
-    )
-
-
-def run_schedule(seed: int) -> SimulationReport:
-    rng = random.Random(seed)
-    return simulate(drawn_config(rng), Prompts(size=20), Faults.drawn(rng), seed)
+from tests.simulate_faults import drawn_config, main, run_schedule
 
 
 @pytest.mark.parametrize("first", range(0, 200, 10))
 def test_random_fault_schedules_lose_nothing_train_nothing_twice_and_end(first: int) -> None:
     for seed in range(first, first + 10):
-        report = run_schedule(seed)
-        assert report.violations == (), report
-        assert report.finished, report
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("first", range(1000, 6000, 250))
-def test_five_thousand_fault_schedules(first: int) -> None:
-    for seed in range(first, first + 250):
         report = run_schedule(seed)
         assert report.violations == (), report
         assert report.finished, report
@@ -170,6 +135,18 @@ def test_the_witness_sees_groups_that_are_forgotten(monkeypatch: pytest.MonkeyPa
     config = make_config(run={"steps": 6}, schedule={"max_staleness": 4, "groups_per_step": 3})
     report = simulate(config, Prompts(), Faults(), 1)
     assert any("groups leased" in violation for violation in report.violations)
+
+
+def test_a_schedule_that_fails_is_told_with_the_command_that_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--schedules", "2", "--seed", "1"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["holds"] is True
+    monkeypatch.setattr(LeaseDesk, "_limit", lambda self, served: 10**6)
+    assert main(["--schedules", "2", "--seed", "1"]) == 1
+    told = capsys.readouterr().out
+    assert "again: python -m tests.simulate_faults --schedules 1 --seed 1" in told
+    assert json.loads(told.splitlines()[-1])["holds"] is False
 
 
 def test_an_end_that_does_not_come_is_a_violation() -> None:
