@@ -76,11 +76,9 @@ class Guard(grpc.GenericRpcHandler):
     def _wrap(self, method: str, handler: Any) -> Any:
         if handler.unary_unary is not None:
             # The body is parsed inside: gRPC would answer bad bytes with the exception.
-            served = partial(
-                self._answer, method, handler.unary_unary, handler.request_deserializer
-            )
             return grpc.unary_unary_rpc_method_handler(
-                served, response_serializer=handler.response_serializer
+                self._guarded(method, handler.unary_unary, handler.request_deserializer),
+                response_serializer=handler.response_serializer,
             )
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(
@@ -90,23 +88,30 @@ class Guard(grpc.GenericRpcHandler):
             )
         return None  # health streams: a caller could hold all places of the server
 
-    async def _answer(
-        self, method: str, answer: _Method, parse: Callable[[bytes], Any], raw: bytes, context: Any
-    ) -> Any:
-        request = None
-        try:
-            if self._names is not None and method not in OPEN_METHODS:
-                self._require_name(context)
-            request = _parsed(parse, raw)
-            return await answer(request, context)
-        except grpc.aio.AbortError:
-            raise
-        except RefusedError as refusal:
-            await self._refuse(refusal, request, context)
-        except Exception:  # the border: its text stays in our log
-            log.exception("a call failed inside the service")
-            failure = RefusedError(Reason.INTERNAL, "internal error; the service's log has it")
-            await self._refuse(failure, request, context)
+    def _guarded(
+        self, method: str, answer: _Method, parse: Callable[[bytes], Any]
+    ) -> Callable[[bytes, Any], Awaitable[Any]]:
+        """A function of its own for each method: gRPC looks at every call whether its handler is
+        a coroutine function, which takes long for a ``partial``."""
+        names = None if method in OPEN_METHODS else self._names
+
+        async def guarded(raw: bytes, context: Any) -> Any:
+            request = None
+            try:
+                if names is not None:
+                    self._require_name(context)
+                request = _parsed(parse, raw)
+                return await answer(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except RefusedError as refusal:
+                await self._refuse(refusal, request, context)
+            except Exception:  # the border: its text stays in our log
+                log.exception("a call failed inside the service")
+                failure = RefusedError(Reason.INTERNAL, "internal error; the service's log has it")
+                await self._refuse(failure, request, context)
+
+        return guarded
 
     async def _stream(
         self, stream: Callable[..., AsyncIterator[Any]], requests: Any, context: Any

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -69,7 +69,7 @@ class _RequestsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=
     requests: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MAX_REQUESTS)]
 
 
-class _VerdictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _VerdictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     sample_id: _Name
     status: VerdictStatus
     score: float | None
@@ -188,7 +188,7 @@ def pack_answer(
             "request_sha256": request_sha256,
             "verifier": verifier,
             "verifier_version": verifier_version,
-            "verdicts": [_verdict_fields(verdict) for verdict in verdicts],
+            "verdicts": [_verdict_body(verdict) for verdict in verdicts],
         }
     )
 
@@ -214,19 +214,19 @@ def _check_size(body: bytes) -> None:
         raise WireError(f"body of {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
 
 
-def _verdict_fields(verdict: Verdict) -> Mapping[str, Any]:
-    evidence = verdict.evidence
-    return {
-        "sample_id": verdict.sample_id,
-        "status": verdict.status.value,
-        "score": verdict.score,
-        "label": None if verdict.label is None else _sendable(verdict.label[:MAX_LABEL_CHARS]),
-        "evidence": None if evidence is None else _sendable(evidence[:MAX_EVIDENCE_CHARS]),
-        "cause": None if verdict.cause is None else verdict.cause.value,
-        "retryable": verdict.retryable,
-        "latency_ms": verdict.latency_ms,
-        "disagreement": verdict.disagreement,
-    }
+def _verdict_body(verdict: Verdict) -> _VerdictBody:
+    label, evidence = verdict.label, verdict.evidence
+    return _VerdictBody(
+        sample_id=verdict.sample_id,
+        status=verdict.status,
+        score=verdict.score,
+        label=None if label is None else _sendable(label[:MAX_LABEL_CHARS]),
+        evidence=None if evidence is None else _sendable(evidence[:MAX_EVIDENCE_CHARS]),
+        cause=verdict.cause,
+        retryable=verdict.retryable,
+        latency_ms=verdict.latency_ms,
+        disagreement=verdict.disagreement,
+    )
 
 
 def _verdict(body: Buffer, path: str, principle: str, answer: _AnswerBody) -> Verdict:

@@ -6,13 +6,11 @@ prompt as well, whose system turn holds a complete example, so its format reward
 
 from __future__ import annotations
 
-import re
-
 from rewards.judging import Judgment, RuleVerifier
 from safeladder.records import THINK_END, ScoreRequest
 
 THINK_START = "<think>"
-_TAG = re.compile("</?think>")
+_TAGS = (THINK_START, THINK_END)
 
 
 def think_fault(response: str, opened_by_prompt: bool = False) -> str | None:
@@ -28,17 +26,30 @@ def think_fault(response: str, opened_by_prompt: bool = False) -> str | None:
     'blank reasoning'
     """
     text = THINK_START + response if opened_by_prompt else response
-    tags = list(_TAG.finditer(text))
-    if sorted(tag[0] for tag in tags) != [THINK_END, THINK_START]:
+    places = _find_tags(text)
+    is_end = [text.startswith(THINK_END, place) for place in places]
+    if len(places) != 2 or is_end[0] is is_end[1]:
         return "not exactly one think block"
-    start, end = tags
-    if start[0] == THINK_END:
+    if is_end[0]:
         return "think block closed before it opens"
-    if not _is_blank(text[: start.start()]):
+    start, end = places
+    if not _is_blank(text[:start]):
         return "text before the think block"
-    if _is_blank(text[start.end() : end.start()]):
+    if _is_blank(text[start + len(THINK_START) : end]):
         return "blank reasoning"
-    return "blank answer" if _is_blank(text[end.end() :]) else None
+    return "blank answer" if _is_blank(text[end + len(THINK_END) :]) else None
+
+
+def _find_tags(text: str) -> list[int]:
+    """Where the tags begin. A search for one character is many times faster than one for a word
+    or an expression, and few characters of an answer are ``<``."""
+    found = []
+    place = text.find("<")
+    while place >= 0:
+        if text.startswith(_TAGS, place):
+            found.append(place)
+        place = text.find("<", place + 1)
+    return found
 
 
 def _is_blank(text: str) -> bool:
