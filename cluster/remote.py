@@ -33,6 +33,11 @@ from safeladder.errors import EnvironmentUnfitError, PreemptedError, SafeladderE
 
 log = logging.getLogger(__name__)
 
+LOCAL_TRIES = 3
+"""Starts of a local Ray before the run gives up."""
+SLOW_START = "timed out during startup"
+"""What Ray says when its own processes took too long."""
+
 BuildRole = Callable[..., Any]
 """Builds a role inside its own process; importable by name."""
 
@@ -188,30 +193,56 @@ def kill(handle: Any) -> None:
 def session(config: Config) -> Iterator[None]:
     """A Ray to run in: the cluster that submitted this job or ``placement.address``, else a local
     one with its own temp folder, which ends with the context."""
-    common: dict[str, Any] = {
-        "log_to_driver": False,
-        "configure_logging": False,
-        "runtime_env": {"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
-    }
     address = config.placement.address or job_address()
     with ExitStack() as stack:
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         if address is None:
-            temp = tempfile.mkdtemp(prefix="sl-ray-")
+            stack.enter_context(_local_ray(config))
+        else:
+            stack.callback(ray.shutdown)
+            _init(address, {})
+        yield
+
+
+def _local_ray(config: Config) -> ExitStack:
+    """Start a local Ray; the stack ends it. Ray waits 30 s for its own processes, which a machine
+    that is busy with something else may outlast: then all of them are ended and others started."""
+    for tries_left in reversed(range(LOCAL_TRIES)):
+        temp = tempfile.mkdtemp(prefix="sl-ray-")
+        with ExitStack() as stack:
             stack.enter_context(reaper(mark_children(), temp, child_environment()))
-            common |= {
+            stack.callback(ray.shutdown)
+            options = {
                 "num_cpus": local_cpus(config),
                 "object_store_memory": int(config.placement.object_store_gib * 2**30),
                 "include_dashboard": False,
                 "_temp_dir": temp,
             }
-        stack.callback(ray.shutdown)
-        try:
-            ray.init(address=address or "local", **common)
-        except SystemExit:
-            raise PreemptedError("told to stop by SIGTERM while Ray was starting") from None
-        except Exception as error:
-            raise EnvironmentUnfitError(f"Ray at {address or 'this machine'}: {error}") from error
-        finally:
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in, which just exits
-        yield
+            try:
+                _init("local", options)
+            except EnvironmentUnfitError as error:
+                if SLOW_START not in str(error) or not tries_left:
+                    raise
+                log.warning("%s; trying again", error)
+            else:
+                return stack.pop_all()
+    raise AssertionError("the last try returns or raises")
+
+
+def _init(address: str, options: Mapping[str, Any]) -> None:
+    """``ray.init``. Raises ``EnvironmentUnfitError``, or ``PreemptedError`` on SIGTERM."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            configure_logging=False,
+            runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+            **options,
+        )
+    except SystemExit:
+        raise PreemptedError("told to stop by SIGTERM while Ray was starting") from None
+    except Exception as error:
+        where = "this machine" if address == "local" else address
+        raise EnvironmentUnfitError(f"Ray at {where}: {error}") from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in, which just exits
