@@ -3,7 +3,8 @@
 ::
 
     generate(lease) ── engine.generate ──▶ completions ── store.put ──▶ GeneratedGroup
-         │ deadline, engine error                                └────▶ GenerationFailure
+         │ interrupt, deadline ──▶ tokens so far ──────── store.put ──▶ InterruptedGroup
+         │ engine error, or not interruptible ────────────────────────▶ GenerationFailure
     load_weights ──▶ pause ─▶ load ─▶ resume        one at a time, requests in flight live on
 
 Owns deadlines, fencing and the accounting that ``status`` reports. Does not know
@@ -20,9 +21,16 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from safeladder.partials import (
+    InterruptCause,
+    InterruptedGroup,
+    PartialCompletion,
+    PartialGroup,
+    PartialHeader,
+)
 from safeladder.ports import PayloadStore, PromptTooLongError, RolloutEngine
 from safeladder.records import (
     Completion,
@@ -36,6 +44,10 @@ from safeladder.records import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+INTERRUPT_S = 20.0
+"""An engine has so long to stop a group: a lease is answered at most this much too late."""
 
 
 class EngineFailedError(RuntimeError):
@@ -77,12 +89,33 @@ class GeneratedGroup:
     """Handle of the ``RolloutGroup`` in the payload store."""
 
 
+@dataclass(eq=False, slots=True)
+class _Work:
+    """A lease in flight."""
+
+    is_interruptible: bool
+    task: asyncio.Task[PartialGroup] | None = None
+    cause: InterruptCause | None = None
+    """Why it is being interrupted."""
+    num_begun: int = 0
+    """Tokens that it came with."""
+
+
 def token_digest(completions: Sequence[Completion]) -> str:
     """Hex SHA-256 of all sampled ids (int32, little-endian), in order of index."""
     digest = hashlib.sha256()
     for completion in sorted(completions, key=lambda c: c.index):
         digest.update(completion.tokens.astype("<i4").tobytes())
     return digest.hexdigest()
+
+
+def _request_id(lease: Lease) -> str:
+    return f"{lease.key}/{lease.attempt}"
+
+
+def _num_needed(lease: Lease) -> int:
+    """Completions that make the group."""
+    return lease.sampling.num_samples - lease.surplus
 
 
 class RolloutActor:
@@ -92,7 +125,7 @@ class RolloutActor:
         self._name = name
         self._engine = engine
         self._store = store
-        self._running: dict[tuple[GroupKey, int], asyncio.Task[list[Completion]]] = {}
+        self._running: dict[tuple[GroupKey, int], _Work] = {}
         self._updating = asyncio.Lock()
         self._fence = 0
         self._digest = ""
@@ -107,7 +140,7 @@ class RolloutActor:
         await self._engine.start()
         return await self.status()
 
-    async def generate(self, lease: Lease) -> GeneratedGroup | GenerationFailure:
+    async def generate(self, lease: Lease) -> GeneratedGroup | InterruptedGroup | GenerationFailure:
         """Work off one lease within its deadline."""
         if lease.fence < self._fence:
             detail = f"fence {lease.fence} is older than {self._fence}"
@@ -115,11 +148,13 @@ class RolloutActor:
         if self._death is not None:
             return self._failure(lease, "engine_error", self._death, retryable=True)
         self._fence = lease.fence
-        started = time.monotonic()
+        work = _Work(lease.is_interruptible)
         try:
-            completions = await self._complete(lease)
-            seconds = time.monotonic() - started
-            return await self._deliver(lease, completions, seconds)
+            made = await self._complete(lease, work)
+            self._tokens_generated += made.num_tokens - work.num_begun
+            if len(made.completions) >= _num_needed(lease):
+                return await self._deliver(lease, made)
+            return await self._hand_back(lease, made, work.cause or "asked")
         except TimeoutError:
             detail = f"not finished after {lease.deadline_s:g} s"
             return self._failure(lease, "deadline", detail, retryable=True)
@@ -129,6 +164,14 @@ class RolloutActor:
             self._note(error)
             detail = f"{type(error).__name__}: {error}"
             return self._failure(lease, "engine_error", detail, retryable=True)
+
+    async def interrupt(self, key: GroupKey, attempt: int, fence: int) -> bool:
+        """Let a lease be answered now, with what is there. False if it is not in flight here, not
+        interruptible, or a newer driver's; then it is answered as if nobody had asked."""
+        work = self._running.get((key, attempt))
+        if work is None or fence < self._fence:
+            return False
+        return await self._interrupt(f"{key}/{attempt}", work, "asked")
 
     async def load_weights(self, manifest: WeightManifest, payload_handle: Any) -> EngineStatus:
         """Take a published version: pause, load, and in every case resume.
@@ -162,23 +205,29 @@ class RolloutActor:
 
     async def close(self) -> None:
         """Give up all leases and end the engine with its children."""
-        for task in self._running.values():
-            task.cancel()
+        for work in self._running.values():
+            if work.task is not None:
+                work.task.cancel()
         await self._engine.close()
 
-    async def _complete(self, lease: Lease) -> list[Completion]:
-        """The engine's completions in order of index. Runs as a task of its own, so that
+    async def _complete(self, lease: Lease, work: _Work) -> PartialGroup:
+        """What the engine made of a lease until its end. Runs as a task of its own, so that
         ``close`` and a cancelled caller are told apart."""
         identity = (lease.key, lease.attempt)
         if identity in self._running:
             raise ValueError(f"group {lease.key} attempt {lease.attempt} is already in flight")
         if not self._running:
             self._busy_since = time.monotonic()
-        task = asyncio.create_task(self._drain(lease))
-        self._running[identity] = task
+        work.task = task = asyncio.create_task(self._drain(lease, work))
+        self._running[identity] = work
         try:
-            async with asyncio.timeout(lease.deadline_s):
-                await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=lease.deadline_s)
+            if not task.done():
+                async with asyncio.timeout(INTERRUPT_S):
+                    if await self._interrupt(_request_id(lease), work, "deadline"):
+                        await asyncio.wait({task})
+            if not task.done():
+                raise TimeoutError
             if task.cancelled():
                 raise RuntimeError("the actor closes")
             return task.result()
@@ -189,39 +238,88 @@ class RolloutActor:
             if not self._running:
                 self._busy_s += time.monotonic() - self._busy_since
 
-    async def _drain(self, lease: Lease) -> list[Completion]:
-        request_id = f"{lease.key}/{lease.attempt}"
-        stream = self._engine.generate(request_id, lease.prompt, lease.sampling)
-        # aclosing: leaving this block aborts, inside the engine, whatever still runs.
-        async with contextlib.aclosing(stream) as completions:  # type: ignore[type-var]
-            found = [completion async for completion in completions]
-        return sorted(found, key=lambda completion: completion.index)
+    async def _interrupt(self, request_id: str, work: _Work, cause: InterruptCause) -> bool:
+        if not work.is_interruptible:
+            return False
+        work.cause = work.cause or cause
+        await self._engine.interrupt(request_id)
+        return True
 
-    async def _deliver(
-        self, lease: Lease, completions: list[Completion], seconds: float
-    ) -> GeneratedGroup:
+    async def _drain(self, lease: Lease, work: _Work) -> PartialGroup:
+        """The samples of a lease: all finished, or what there was when it was interrupted. With
+        ``surplus`` the last ones may be unfinished in a finished group, too."""
+        begun = await self._begun(lease)
+        work.num_begun = begun.num_tokens
+        started = time.monotonic()
+        done, rest = list(begun.completions), []
+        if work.cause is None and begun.partials:
+            request_id = _request_id(lease)
+            stream = self._engine.generate(request_id, lease.prompt, lease.sampling, begun.partials)
+            # aclosing: leaving this block aborts, inside the engine, whatever still runs.
+            async with contextlib.aclosing(stream) as samples:  # type: ignore[type-var]
+                async for sample in samples:
+                    if isinstance(sample, PartialCompletion):
+                        rest.append(sample)
+                        continue
+                    done.append(sample)
+                    if lease.surplus and len(done) == _num_needed(lease):
+                        await self._engine.interrupt(request_id)
+        else:
+            rest = list(begun.partials)
+        seconds = begun.generate_s + time.monotonic() - started
+        return PartialGroup(completions=tuple(done), partials=tuple(rest), generate_s=seconds)
+
+    async def _begun(self, lease: Lease) -> PartialGroup:
+        """What the lease goes on from. A payload that is lost costs its tokens, nothing else."""
+        if lease.begun is not None:
+            try:
+                begun: PartialGroup = await self._store.get(lease.begun)
+                return begun
+            except KeyError as error:
+                logger.warning("%s: group %s starts anew: %s", self._name, lease.key, error)
+        partials = PartialCompletion.all_of(lease.sampling)
+        return PartialGroup(completions=(), partials=partials, generate_s=0.0)
+
+    async def _deliver(self, lease: Lease, made: PartialGroup) -> GeneratedGroup:
+        needed = _num_needed(lease)
+        chosen = sorted(made.completions[:needed], key=lambda completion: completion.index)
+        completions = tuple(replace(one, index=index) for index, one in enumerate(chosen))
         group = RolloutGroup(
             key=lease.key,
             attempt=lease.attempt,
             fence=lease.fence,
             prompt=lease.prompt,
-            completions=tuple(completions),
+            completions=completions,
         )
-        lengths = tuple(completion.tokens.size for completion in completions)
         header = GroupHeader(
             key=lease.key,
             attempt=lease.attempt,
             fence=lease.fence,
             engine=self._name,
-            lengths=lengths,
+            lengths=tuple(completion.tokens.size for completion in completions),
             min_version=min(int(c.token_versions.min()) for c in completions),
             max_version=max(int(c.token_versions.max()) for c in completions),
             sha256=token_digest(completions),
-            generate_s=seconds,
+            generate_s=made.generate_s,
+            stopped=tuple(sample.tokens.size for sample in made.samples[needed:]),
         )
-        payload = await self._store.put(group)
-        self._tokens_generated += sum(lengths)
-        return GeneratedGroup(header=header, payload=payload)
+        return GeneratedGroup(header=header, payload=await self._store.put(group))
+
+    async def _hand_back(
+        self, lease: Lease, made: PartialGroup, cause: InterruptCause
+    ) -> InterruptedGroup:
+        header = PartialHeader(
+            key=lease.key,
+            attempt=lease.attempt,
+            fence=lease.fence,
+            engine=self._name,
+            cause=cause,
+            num_tokens=made.num_tokens,
+            min_version=made.min_version,
+            generate_s=made.generate_s,
+        )
+        payload = await self._store.put(made) if made.num_tokens else None
+        return InterruptedGroup(header=header, payload=payload)
 
     def _refusal(self, manifest: WeightManifest) -> str | None:
         if self._death is not None:

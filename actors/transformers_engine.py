@@ -1,7 +1,8 @@
 """A small, exact rollout engine on transformers: for tests and deterministic runs.
 
-Owns its sampling loop. The samples of one request form one batch, and nothing of another request
-enters it, so a result depends on the request, its seed and the weights alone. Several requests
+Owns its sampling loop. The samples of one request form one batch (continued ones: one for each
+length), and nothing of another request enters it, so a result depends on the request, its seed and
+the weights alone. Several requests
 take turns, one token step each. All work on the model happens in one thread, so the event loop
 stays free. Does not know leases, stores or where it runs.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from actors.local_model import LOCAL, require_folder
 from actors.rendering import PromptRenderer
 from safeladder.config import ModelConfig, RolloutConfig
+from safeladder.partials import PartialCompletion
 from safeladder.ports import RawTensors
 from safeladder.records import Completion, FinishReason, Prompt, Sampling, Tokens, WeightManifest
 from safeladder.tensors import verify
@@ -36,25 +38,49 @@ T = TypeVar("T")
 class _Sample:
     """One answer in the making."""
 
-    index: int
+    begun: PartialCompletion
+    """As it came; the lists hold what was added here."""
     generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
+    @property
+    def num_tokens(self) -> int:
+        return self.begun.tokens.size + len(self.tokens)
+
+    @property
+    def all_tokens(self) -> list[int]:
+        return [*self.begun.tokens.tolist(), *self.tokens]
+
+    def so_far(self) -> PartialCompletion:
+        return self.begun.and_then(
+            np.asarray(self.tokens, dtype=np.int32),
+            np.asarray(self.logprobs, dtype=np.float32),
+            np.asarray(self.versions, dtype=np.int32),
+        )
+
 
 @dataclass(eq=False, slots=True)
 class _Batch:
-    """The samples of one request."""
+    """Samples of one request that have equally many tokens."""
+
+    alive: list[_Sample]
+    """Unfinished samples. Rows of the cache."""
+    cache: Any = None
+    """Keys and values of all but the last token of each row; None: compute anew."""
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """One call of ``generate``."""
 
     prompt: Tokens
     sampling: Sampling
     samples: list[_Sample]
-    alive: list[_Sample]
-    """Unfinished samples; all have the same number of tokens. Rows of the cache."""
-    cache: Any = None
-    """Keys and values of all but the last token of each row; None: compute anew."""
+    batches: list[_Batch]
+    is_interrupted: bool = False
 
 
 class TransformersEngine:
@@ -75,7 +101,7 @@ class TransformersEngine:
         self._turn = asyncio.Lock()
         self._is_paused = False
         self._version = 0
-        self._batches: dict[str, _Batch] = {}
+        self._requests: dict[str, _Request] = {}
         self._model: Any = None
         self._renderer: PromptRenderer | None = None
 
@@ -90,26 +116,43 @@ class TransformersEngine:
 
     def progress(self, request_id: str) -> tuple[int, ...]:
         """Tokens made so far by each sample of a request in flight, in order of index."""
-        return tuple(len(sample.tokens) for sample in self._batches[request_id].samples)
+        return tuple(sample.num_tokens for sample in self._requests[request_id].samples)
 
     async def generate(
-        self, request_id: str, prompt: Prompt, sampling: Sampling
-    ) -> AsyncGenerator[Completion, None]:
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: Sampling,
+        begun: Sequence[PartialCompletion] | None = None,
+    ) -> AsyncGenerator[Completion | PartialCompletion, None]:
         """See ``ports.RolloutEngine.generate``."""
         if self._renderer is None:
             raise RuntimeError("the engine is not started")
         tokens = self._renderer.render(prompt, self._rollout.max_prompt_tokens)
-        samples = [self._new_sample(sampling, k) for k in range(sampling.num_samples)]
-        batch = _Batch(prompt=tokens, sampling=sampling, samples=samples, alive=list(samples))
-        self._batches[request_id] = batch
+        begun = PartialCompletion.all_of(sampling) if begun is None else begun
+        samples = [self._new_sample(sampling, one) for one in begun]
+        lengths = sorted({sample.num_tokens for sample in samples})
+        batches = [_Batch([s for s in samples if s.num_tokens == length]) for length in lengths]
+        request = _Request(tokens, sampling, samples, batches)
+        self._requests[request_id] = request
         try:
-            while batch.alive:
+            while request.batches:
                 async with self._turn:
-                    finished = await self._in_worker(lambda: self._step(batch))
+                    if request.is_interrupted:
+                        break
+                    finished = await self._in_worker(lambda: self._step(request))
                 for sample in finished:
-                    yield self._completion(batch, sample)
+                    yield self._completion(request, sample)
+            for sample in samples:
+                if sample.finish_reason is None:
+                    yield sample.so_far()
         finally:
-            del self._batches[request_id]
+            del self._requests[request_id]
+
+    async def interrupt(self, request_id: str) -> None:
+        """See ``ports.RolloutEngine.interrupt``. A paused engine ends the request on ``resume``."""
+        if (request := self._requests.get(request_id)) is not None:
+            request.is_interrupted = True
 
     async def pause(self) -> None:
         """See ``ports.RolloutEngine.pause``."""
@@ -124,7 +167,7 @@ class TransformersEngine:
         await self._in_worker(lambda: self._replace(manifest, tensors))
         self._version = manifest.version
         if self._rollout.kv_on_update == "recompute":
-            for batch in self._batches.values():
+            for batch in (b for request in self._requests.values() for b in request.batches):
                 batch.cache = None
 
     async def resume(self) -> None:
@@ -149,32 +192,35 @@ class TransformersEngine:
             self._config.path, dtype=getattr(torch, self._config.dtype), **LOCAL
         ).eval()
 
-    def _new_sample(self, sampling: Sampling, index: int) -> _Sample:
-        seed = self._seeds.getrandbits(63) if sampling.seed is None else sampling.seed + index
-        return _Sample(index=index, generator=torch.Generator().manual_seed(seed))
+    def _new_sample(self, sampling: Sampling, begun: PartialCompletion) -> _Sample:
+        seed = begun.seed(sampling)
+        seed = self._seeds.getrandbits(63) if seed is None else seed
+        return _Sample(begun=begun, generator=torch.Generator().manual_seed(seed))
 
     @torch.inference_mode()
-    def _step(self, batch: _Batch) -> list[_Sample]:
+    def _step(self, request: _Request) -> list[_Sample]:
         """One token for every unfinished sample; returns those that finished with it."""
-        logits = self._forward(batch)
-        for row, sample in zip(logits, batch.alive, strict=True):
-            self._draw(row, sample, batch.sampling)
-        finished = [sample for sample in batch.alive if sample.finish_reason is not None]
-        if finished:
+        finished = []
+        for batch in request.batches:
+            logits = self._forward(request.prompt.tolist(), batch)
+            for row, sample in zip(logits, batch.alive, strict=True):
+                self._draw(row, sample, request.sampling)
             rows = [k for k, sample in enumerate(batch.alive) if sample.finish_reason is None]
-            batch.alive = [batch.alive[k] for k in rows]
-            batch.cache.batch_select_indices(torch.tensor(rows, dtype=torch.long))
+            if len(rows) < len(batch.alive):
+                finished += [s for s in batch.alive if s.finish_reason is not None]
+                batch.alive = [batch.alive[k] for k in rows]
+                batch.cache.batch_select_indices(torch.tensor(rows, dtype=torch.long))
+        request.batches = [batch for batch in request.batches if batch.alive]
         return finished
 
-    def _forward(self, batch: _Batch) -> torch.Tensor:
+    def _forward(self, prompt: list[int], batch: _Batch) -> torch.Tensor:
         """Logits [alive, vocabulary] of the next token, in float32."""
         if batch.cache is not None:
             inputs = torch.tensor([sample.tokens[-1:] for sample in batch.alive])
             return self._next_logits(inputs, batch.cache)
         batch.cache = DynamicCache(config=self._model.config)
-        prompt = batch.prompt.tolist()
-        if batch.alive[0].tokens:
-            inputs = torch.tensor([prompt + sample.tokens for sample in batch.alive])
+        if batch.alive[0].num_tokens:
+            inputs = torch.tensor([prompt + sample.all_tokens for sample in batch.alive])
             return self._next_logits(inputs, batch.cache)
         logits = self._next_logits(torch.tensor([prompt]), batch.cache)
         batch.cache.batch_repeat_interleave(len(batch.alive))
@@ -199,22 +245,15 @@ class TransformersEngine:
         sample.versions.append(self._version)
         if token in self._renderer.stop_ids:
             sample.finish_reason = "stop"
-        elif len(sample.tokens) == sampling.max_new_tokens:
+        elif sample.num_tokens == sampling.max_new_tokens:
             sample.finish_reason = "length"
 
-    def _completion(self, batch: _Batch, sample: _Sample) -> Completion:
+    def _completion(self, request: _Request, sample: _Sample) -> Completion:
         assert self._renderer is not None
         assert sample.finish_reason is not None
-        tokens = np.asarray(sample.tokens, dtype=np.int32)
-        return Completion(
-            index=sample.index,
-            prompt_tokens=batch.prompt,
-            tokens=tokens,
-            behavior_logprobs=np.asarray(sample.logprobs, dtype=np.float32),
-            token_versions=np.asarray(sample.versions, dtype=np.int32),
-            text=self._renderer.decode(tokens),
-            finish_reason=sample.finish_reason,
-        )
+        whole = sample.so_far()
+        text = self._renderer.decode(whole.tokens)
+        return whole.finished(request.prompt, text, sample.finish_reason)
 
     @torch.no_grad()
     def _replace(self, manifest: WeightManifest, tensors: RawTensors) -> None:

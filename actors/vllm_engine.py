@@ -22,22 +22,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
 
 from actors.rendering import PromptRenderer
 from actors.rollout import EngineFailedError
 from actors.vllm_processes import WeightFile, child_environment
+from actors.vllm_sample import VllmSample
 from safeladder.config import ModelConfig, RolloutConfig
+from safeladder.partials import PartialCompletion
 from safeladder.ports import RawTensors
-from safeladder.records import Completion, Prompt, Sampling, Tokens, WeightManifest
+from safeladder.records import Completion, Prompt, Sampling, WeightManifest
 from safeladder.tensors import verify
 
 if TYPE_CHECKING:
-    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm import AsyncEngineArgs
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -54,30 +53,6 @@ with 84 prompt tokens, 8 siblings and 24 sampled tokens, 32 halved the work for 
 GIB = 2**30
 
 
-@dataclass(eq=False, slots=True)
-class _Sample:
-    """One request of vLLM."""
-
-    request_id: str
-    index: int
-    prompt: Tokens
-    sampling: Sampling
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    """(first token, version that made it and the following ones)"""
-    internal_id: str = ""
-    """vLLM's own name of the request, new for each submission."""
-    num_tokens: int = 0
-    """Count of a finished sample; while it runs vLLM has the count."""
-    starts_afresh: bool = False
-
-    def token_versions(self, num_tokens: int) -> Tokens:
-        """[T]"""
-        versions = np.zeros(num_tokens, dtype=np.int32)
-        for first, version in self.spans:
-            versions[first:] = version
-        return versions
-
-
 class VllmEngine:
     """``ports.RolloutEngine`` on vLLM's ``AsyncLLM``, on a CPU or on GPUs.
 
@@ -91,7 +66,7 @@ class VllmEngine:
         self._seed = seed
         self._llm: AsyncLLM | None = None
         self._renderer: PromptRenderer | None = None
-        self._samples: dict[str, list[_Sample]] = {}
+        self._samples: dict[str, list[VllmSample]] = {}
         self._door = asyncio.Lock()
         self._is_paused = False
         self._failure: str | None = None
@@ -110,17 +85,20 @@ class VllmEngine:
 
     def progress(self, request_id: str) -> tuple[int, ...]:
         """Tokens made so far by each sample of a request in flight, in order of index."""
-        return tuple(self._count(sample) for sample in self._samples[request_id])
+        samples = self._samples[request_id]
+        return tuple(sample.begun.tokens.size + self._count(sample) for sample in samples)
 
     async def generate(
-        self, request_id: str, prompt: Prompt, sampling: Sampling
-    ) -> AsyncGenerator[Completion, None]:
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: Sampling,
+        begun: Sequence[PartialCompletion] | None = None,
+    ) -> AsyncGenerator[Completion | PartialCompletion, None]:
         """See ``ports.RolloutEngine.generate``."""
         tokens = self._rendering.render(prompt, self._rollout.max_prompt_tokens)
-        samples = [
-            _Sample(request_id=request_id, index=k, prompt=tokens, sampling=sampling)
-            for k in range(sampling.num_samples)
-        ]
+        begun = PartialCompletion.all_of(sampling) if begun is None else begun
+        samples = [VllmSample(request_id, tokens, sampling, one) for one in begun]
         self._samples[request_id] = samples
         tasks = [asyncio.create_task(self._complete(sample)) for sample in samples]
         try:
@@ -131,6 +109,16 @@ class VllmEngine:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             del self._samples[request_id]
+
+    async def interrupt(self, request_id: str) -> None:
+        """See ``ports.RolloutEngine.interrupt``. vLLM's core may have made a token more than its
+        front end has seen: that one is not counted, and made again."""
+        async with self._door:  # no update is half-way, no submission either
+            for sample in self._samples.get(request_id, ()):
+                sample.is_interrupted = True
+            running = [s.internal_id for s in self._in_flight() if s.request_id == request_id]
+            if running:
+                await self._engine.abort(running, internal=True)
 
     async def pause(self) -> None:
         """See ``ports.RolloutEngine.pause``."""
@@ -217,43 +205,21 @@ class VllmEngine:
             **cpu_cache,
         )
 
-    def _sampling_params(self, sample: _Sample) -> SamplingParams:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        sampling = sample.sampling
-        return SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=None if sampling.seed is None else sampling.seed + sample.index,
-            max_tokens=sampling.max_new_tokens,
-            stop_token_ids=list(self._rendering.stop_ids),
-            logprobs=0,
-            flat_logprobs=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    async def _complete(self, sample: _Sample) -> Completion:
+    async def _complete(self, sample: VllmSample) -> Completion | PartialCompletion:
         """Run one sample to its end; start it afresh as often as an update asks for that."""
         output = await self._run(sample)
         while sample.starts_afresh:
             output = await self._run(sample)
-        answer = output.outputs[0]
-        if answer.finish_reason not in ("stop", "length"):
-            raise EngineFailedError(self._failure or f"vLLM ended with {answer.finish_reason}")
-        tokens = np.asarray(answer.token_ids, dtype=np.int32)
-        return Completion(
-            index=sample.index,
-            prompt_tokens=sample.prompt,
-            tokens=tokens,
-            behavior_logprobs=np.asarray(answer.logprobs.logprobs, dtype=np.float32),
-            token_versions=sample.token_versions(tokens.size),
-            text=self._rendering.decode(tokens),
-            finish_reason=answer.finish_reason,
-        )
+        whole = sample.so_far(output)
+        reason = None if output is None else output.outputs[0].finish_reason
+        if reason in ("stop", "length"):
+            return whole.finished(sample.prompt, self._rendering.decode(whole.tokens), reason)
+        if not sample.is_interrupted or self._failure is not None:
+            raise EngineFailedError(self._failure or f"vLLM ended with {reason}")
+        return whole
 
-    async def _run(self, sample: _Sample) -> RequestOutput:
+    async def _run(self, sample: VllmSample) -> RequestOutput | None:
+        """The output of one request; None if it was interrupted before it began."""
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -261,20 +227,24 @@ class VllmEngine:
         try:
             async with self._door:  # an update never falls between salt and registration
                 sample.starts_afresh = False
+                if sample.is_interrupted:
+                    return None
                 sample.spans = [(0, self._version)]
-                prompt = tokens_input(sample.prompt.tolist(), cache_salt=self._salt)
-                name = f"{sample.request_id}/{sample.index}"
-                queue = await llm.add_request(name, prompt, self._sampling_params(sample))
+                # The salt is the version of now for a continued sample, too: the keys of its
+                # tokens are computed anew unless these very weights have computed them.
+                prompt = tokens_input(sample.all_prompt_tokens, cache_salt=self._salt)
+                params = sample.params(list(self._rendering.stop_ids))
+                queue = await llm.add_request(sample.name, prompt, params)
                 sample.internal_id = queue.request_id
             output: RequestOutput = queue.get_nowait() or await queue.get()
-            sample.num_tokens = len(output.outputs[0].token_ids)
+            sample.num_made = len(output.outputs[0].token_ids)
             return output
         except EngineDeadError as error:
             self._failure = "the engine process is dead"
             raise EngineFailedError(self._failure) from error
         except asyncio.CancelledError:
             # By its external name: a submission that was cut short has no internal one yet.
-            await llm.abort(f"{sample.request_id}/{sample.index}")
+            await llm.abort(sample.name)
             raise
 
     async def _drain_outputs(self) -> None:
@@ -346,14 +316,15 @@ class VllmEngine:
         if not is_reset:  # harmless: what stays in the cache is salted with an older version
             logger.info("version %d: the old cache stays in use", self._version)
 
-    def _in_flight(self) -> list[_Sample]:
+    def _in_flight(self) -> list[VllmSample]:
         running = self._engine.output_processor.request_states
         return [s for group in self._samples.values() for s in group if s.internal_id in running]
 
-    def _count(self, sample: _Sample) -> int:
+    def _count(self, sample: VllmSample) -> int:
+        """Tokens made here."""
         state = self._engine.output_processor.request_states.get(sample.internal_id)
         if state is None:
-            return sample.num_tokens
+            return sample.num_made
         count: int = state.detokenizer.num_output_tokens()
         return count
 

@@ -26,6 +26,10 @@ LOAD_RETRY_S = 5.0
 """Pause after a load that left the engine on an older version."""
 
 
+_Place = tuple[float, int, int, str]
+"""In a line of engines: (seconds per token, number, stamp, name)."""
+
+
 @dataclass(slots=True)
 class Engine:
     """One engine."""
@@ -45,6 +49,8 @@ class Engine:
     """Version that it was asked to load, until it answers."""
     next_load_s: float = 0.0
     """No load is asked for before this time."""
+    is_leaving: bool = False
+    """It gets no more leases and no more weights."""
     stamp: int = 0
     """Rises with every change of its place in line."""
 
@@ -74,8 +80,8 @@ class EngineTable:
         self._group_size = group_size
         self._engines: dict[str, Engine] = {}
         self._num_joined = 0
-        self._lines: dict[int, list[tuple[float, int, int, str]]] = {}
-        """Served version → heap of (seconds per token, number, stamp, name)."""
+        self._lines: dict[int, list[_Place]] = {}
+        """Served version → heap of the engines with room."""
         self._behind: list[tuple[float, int, str]] = []
         """Heap of (time, number, name): engines to be asked for a load, not before that time."""
         self._newest = 0
@@ -133,18 +139,36 @@ class EngineTable:
             if engine.capacity != before:
                 self._line_up(engine)
 
-    def next_free(self, num_leased: int, limit: Callable[[int], int]) -> Engine | None:
+    def next_free(
+        self, num_leased: int, limit: Callable[[int], int], avoid: str | None = None
+    ) -> Engine | None:
         """The engine that would finish one more group first, among those with a free slot whose
         served version admits it after ``num_leased``; of equals, the one with the newest version.
-        None if there is none."""
-        best: tuple[float, int, int, str] | None = None
+        ``avoid`` only if there is no other. None if there is none."""
+        best: _Place | None = None
         for version in sorted(self._lines, reverse=True):
             if num_leased >= limit(version):
                 break
-            first = self._first(version)
-            if first is not None and (best is None or first[0] < best[0]):
+            first = self._first(version, avoid)
+            if first is not None and (best is None or _rank(first, avoid) < _rank(best, avoid)):
                 best = first
         return None if best is None else self._engines[best[3]]
+
+    def num_free_beside(self, name: str | None) -> int:
+        """Free slots of all engines but this one."""
+        return sum(
+            max(0, engine.num_free)
+            for engine in self._engines.values()
+            if engine.name != name and engine.served is not None and not engine.is_leaving
+        )
+
+    def leave(self, name: str) -> list[GroupKey]:
+        """Give an engine nothing more. Returns its leases, in order of key."""
+        if (engine := self._engines.get(name)) is None:
+            return []
+        engine.is_leaving = True
+        self._line_up(engine)
+        return sorted(engine.leases)
 
     def serving(self, name: str, version: int, now_s: float) -> int | None:
         """Note what an engine serves. Returns the version it was asked for if it fell short."""
@@ -180,7 +204,8 @@ class EngineTable:
         return [engine.name for _, engine in sorted(due.items())]
 
     def _is_behind(self, engine: Engine) -> bool:
-        return engine.served is not None and engine.served < self._newest
+        is_old = engine.served is not None and engine.served < self._newest
+        return is_old and not engine.is_leaving
 
     def _expect_load(self, engine: Engine) -> None:
         if self._is_behind(engine):
@@ -189,7 +214,7 @@ class EngineTable:
     def _line_up(self, engine: Engine) -> None:
         """The engine's place in line, anew; older entries of it are no longer true."""
         engine.stamp += 1
-        if engine.served is None or engine.num_free <= 0:
+        if engine.served is None or engine.num_free <= 0 or engine.is_leaving:
             return
         line = self._lines.setdefault(engine.served, [])
         heapq.heappush(line, (engine.seconds_per_token, engine.number, engine.stamp, engine.name))
@@ -197,16 +222,25 @@ class EngineTable:
             line[:] = filter(self._is_true, line)
             heapq.heapify(line)
 
-    def _first(self, version: int) -> tuple[float, int, int, str] | None:
+    def _first(self, version: int, avoid: str | None) -> _Place | None:
+        """First in line; ``avoid`` only if nobody stands behind it."""
         line = self._lines[version]
-        while line:
-            if self._is_true(line[0]):
-                return line[0]
-            heapq.heappop(line)
-        if version < self._newest:
+        avoided: _Place | None = None
+        while line and (line[0][3] == avoid or not self._is_true(line[0])):
+            place = heapq.heappop(line)
+            if self._is_true(place):
+                avoided = place
+        first = line[0] if line else avoided
+        if avoided is not None:
+            heapq.heappush(line, avoided)
+        if not line and version < self._newest:
             del self._lines[version]
-        return None
+        return first
 
-    def _is_true(self, entry: tuple[float, int, int, str]) -> bool:
+    def _is_true(self, entry: _Place) -> bool:
         engine = self._engines.get(entry[3])
         return engine is not None and (engine.number, engine.stamp) == entry[1:3]
+
+
+def _rank(place: _Place, avoid: str | None) -> tuple[bool, float]:
+    return place[3] == avoid, place[0]

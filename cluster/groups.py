@@ -28,6 +28,17 @@ class PromptSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an interrupted group goes on from."""
+
+    payload: Any
+    """Handle of the ``PartialGroup``."""
+    num_tokens: int
+    min_version: int
+    """Version of the oldest token."""
+
+
 @dataclass(slots=True)
 class Group:
     """One living group. What belongs to an attempt is cleared when the next one begins."""
@@ -39,7 +50,13 @@ class Group:
     """Of its prompt; set by the first lease."""
     num_failures: int = 0
     """Attempts that failed since this driver started; restarts do not count."""
+    num_interrupts: int = 0
+    """Attempts that were interrupted since this driver started."""
     engine: str | None = None
+    left: str | None = None
+    """Engine that it was taken from."""
+    begun: Begun | None = None
+    """Made by earlier attempts, until the group is generated or fails."""
     header: GroupHeader | None = None
     payload: Any = None
     scores: GroupScores | None = None
@@ -50,7 +67,8 @@ class Group:
     @property
     def payloads(self) -> tuple[Any, ...]:
         """The handles that it holds."""
-        return tuple(p for p in (self.payload, self.reference) if p is not None)
+        begun = None if self.begun is None else self.begun.payload
+        return tuple(p for p in (begun, self.payload, self.reference) if p is not None)
 
 
 class GroupTable:
@@ -145,10 +163,29 @@ class GroupTable:
         if target is GroupState.TRAINED:
             del self._groups[group.key]
 
+    def num_ahead(self, group: Group) -> int:
+        """Groups that the learner takes before a PENDING one, if none is dropped: those that it
+        has, and those on their way with a smaller key."""
+        first = sum(
+            other.key < group.key or other.state is GroupState.ADMITTED
+            for other in self._groups.values()
+            if other.state is not GroupState.PENDING
+        )
+        return first + self.counts[GroupState.TRAINED]
+
+    def hand_back(self, group: Group, begun: Begun | None, detail: str) -> None:
+        """From LEASED back to PENDING, to go on from what there is."""
+        group.begun, group.left, group.engine = begun, group.engine, None
+        group.num_interrupts += 1
+        self._write(group, GroupState.PENDING, detail=detail)
+        group.attempt += 1
+
     def retry(self, group: Group, detail: str) -> tuple[Any, ...]:
-        """Back to PENDING with the next attempt. Returns the payloads that it held."""
+        """Back to PENDING with the next attempt, to start anew. Returns the payloads that it
+        held."""
         payloads = group.payloads
         group.engine = group.header = group.payload = group.scores = group.reference = None
+        group.begun = None
         group.rewards = ()
         group.reference_call = 0
         self._write(group, GroupState.PENDING, detail=detail)

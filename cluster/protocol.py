@@ -15,7 +15,9 @@ The contract of a shell::
 Who answers what:
 
 ==================  =============================================================================
-``GrantLease``      ``GroupGenerated`` | ``GenerationFailed`` | ``ActorLost``; else the deadline
+``GrantLease``      ``GroupGenerated`` | ``GroupInterrupted`` | ``GenerationFailed`` |
+                    ``ActorLost``; else the deadline
+``InterruptLease``  nothing of its own: the lease is answered sooner
 ``Score``           ``VerdictsReady`` | ``ScoringLost``; else the deadline
 ``ScoreReference``  ``ReferenceReady`` | ``ReferenceLost``; else the deadline
 ``Train``           ``StepCommitted`` | ``StepLost`` | ``PayloadLost`` of a group in the order
@@ -37,6 +39,7 @@ from typing import Any
 
 from cluster.panel import Panel
 from safeladder.engine_profile import EngineLoad, EngineProfile
+from safeladder.partials import PartialHeader
 from safeladder.records import (
     GenerationFailure,
     GroupHeader,
@@ -110,6 +113,16 @@ class GroupGenerated:
     header: GroupHeader
     payload: Any
     """Handle of the ``RolloutGroup``."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInterrupted:
+    """A lease that was stopped, by ``InterruptLease`` or at its own deadline. Another one goes on
+    from the payload, if there is any."""
+
+    header: PartialHeader
+    payload: Any | None
+    """Handle of the ``PartialGroup``; None if no token was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +219,7 @@ Event = (
     | EngineServing
     | EngineReported
     | GroupGenerated
+    | GroupInterrupted
     | GenerationFailed
     | VerdictsReady
     | ScoringLost
@@ -225,6 +239,15 @@ class GrantLease:
 
     engine: str
     lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptLease:
+    """Let the engine answer this lease now, with what is there."""
+
+    engine: str
+    key: GroupKey
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +374,7 @@ class Fail:
 
 Command = (
     GrantLease
+    | InterruptLease
     | Score
     | ScoreReference
     | VerdictsTaken

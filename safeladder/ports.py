@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from safeladder.partials import PartialCompletion
 from safeladder.records import (
     Completion,
     Floats,
@@ -40,12 +41,24 @@ class RolloutEngine(Protocol):
         ...
 
     def generate(
-        self, request_id: str, prompt: Prompt, sampling: Sampling
-    ) -> AsyncIterator[Completion]:
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: Sampling,
+        begun: Sequence[PartialCompletion] | None = None,
+    ) -> AsyncIterator[Completion | PartialCompletion]:
         """Yield the ``sampling.num_samples`` completions as they finish, in any order.
 
+        With ``begun`` these samples are continued instead, under the version served now: none of
+        their keys is taken from a cache of other weights, and ``sampling.max_new_tokens`` counts
+        the tokens that they have. After ``interrupt`` each unfinished sample is yielded as it is.
         Raises ``PromptTooLongError``. Closing the iterator aborts what is still running.
         """
+        ...
+
+    async def interrupt(self, request_id: str) -> None:
+        """Stop a request between two tokens: its iterator yields what is there and ends. A request
+        that is not in flight is no error."""
         ...
 
     async def pause(self) -> None:

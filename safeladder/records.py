@@ -73,7 +73,8 @@ class Sampling:
     """0 is greedy; log-probs are then taken at temperature 1."""
     top_p: float = 1.0
     seed: int | None = None
-    """Sample k of the request is drawn with ``seed + k``; None draws freely."""
+    """Sample k of the request is drawn with ``seed + k``; None draws freely. A sample that is
+    continued has a seed of its own (``PartialCompletion.seed``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,12 @@ class Lease:
     sampling: Sampling
     deadline_s: float
     """Seconds the engine may take for the whole group."""
+    surplus: int = 0
+    """Samples beyond the group's size; once the others are finished, the rest is stopped."""
+    is_interruptible: bool = False
+    """Answer with what is there (``InterruptedGroup``) at the deadline, or when asked to stop."""
+    begun: Any | None = None
+    """Handle of the ``PartialGroup`` to continue from. If it is lost, the group starts anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +152,11 @@ class GroupHeader:
     sha256: str
     """Digest of all sampled token ids, in order of index."""
     generate_s: float
+    """Seconds that engines worked on the group, those before an interruption included."""
     load: EngineLoad | None = None
     """How full the engine was when the group was done."""
+    stopped: tuple[int, ...] = ()
+    """Sampled tokens of each surplus sample: thrown away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

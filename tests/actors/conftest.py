@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+from actors.transformers_engine import TransformersEngine
+from actors.vllm_engine import VllmEngine
+from safeladder.config import ModelConfig, RolloutConfig, VllmConfig
+from safeladder.partials import PartialCompletion
 from safeladder.records import (
     Completion,
     Message,
@@ -124,10 +128,33 @@ class Laboratory:
             await self.engine.resume()
 
     async def answers(
-        self, prompt: Prompt, sampling: Sampling, request_id: str = "r"
-    ) -> list[Completion]:
-        async with contextlib.aclosing(self.engine.generate(request_id, prompt, sampling)) as s:
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        request_id: str = "r",
+        begun: Sequence[PartialCompletion] | None = None,
+    ) -> list[Any]:
+        stream = self.engine.generate(request_id, prompt, sampling, begun)
+        async with contextlib.aclosing(stream) as s:
             return sorted([c async for c in s], key=lambda c: c.index)
+
+    async def interrupted(
+        self, prompt: Prompt, sampling: Sampling, num_tokens: int
+    ) -> tuple[list[Any], tuple[int, ...]]:
+        """What a request that is interrupted after so many tokens yields, and the counts at that
+        moment."""
+        request = asyncio.ensure_future(self.answers(prompt, sampling, "interrupted"))
+        counts = await self.pause_after("interrupted", num_tokens)
+        stop = asyncio.ensure_future(self.engine.interrupt("interrupted"))
+        await asyncio.sleep(0)
+        await self.engine.resume()
+        await stop
+        return await request, counts
+
+    async def catch_up(self, version: int) -> None:
+        """Serve at least this version."""
+        while self.version < version:
+            await self.update(*self.prepare())
 
     def is_in_flight(self, request_id: str) -> bool:
         try:
@@ -145,3 +172,51 @@ class Laboratory:
             await self.engine.resume()
             await self.engine.pause()
         return tuple(self.engine.progress(request_id))
+
+
+ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.engine)]
+EXACT = 1e-4
+LONG = "tell me a story of two foxes and a bear"
+"""With the template more than one block of vLLM's cache."""
+
+
+def rollout_config(kv_on_update: Literal["keep", "recompute"] = "keep") -> RolloutConfig:
+    return RolloutConfig(
+        max_prompt_tokens=80,
+        max_new_tokens=200,
+        kv_on_update=kv_on_update,
+        vllm=VllmConfig(cpu_kv_cache_gib=0.25, max_num_seqs=4),
+    )
+
+
+def laboratory(kind: str, path: Path, kv: Literal["keep", "recompute"]) -> Iterator[Laboratory]:
+    model = ModelConfig(path=path, dtype="float32")
+    engine: Any = {"transformers": TransformersEngine, "vllm": VllmEngine}[kind](
+        model, rollout_config(kv), seed=0
+    )
+    with asyncio.Runner() as runner:
+        lab = Laboratory(engine, runner, {0: tiny_model(tiny_tokenizer())})
+        lab.run(engine.start(), timeout=180)
+        try:
+            yield lab
+        finally:
+            lab.run(engine.close())
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def lab(request: pytest.FixtureRequest, model_path: Path) -> Iterator[Laboratory]:
+    yield from laboratory(request.param, model_path, "keep")
+
+
+def error(lab: Laboratory, completion: Completion, version: int, temperature: float = 1.0) -> Any:
+    """[T] distance from the log-probs of a plain forward pass under a version."""
+    plain = plain_logprobs(lab.oracle(version), completion, temperature)
+    return np.abs(plain.numpy() - completion.behavior_logprobs)
+
+
+def assert_versions_change_exactly_at(
+    completions: list[Completion], counts: tuple[int, ...], old: int
+) -> None:
+    for completion, count in zip(completions, counts, strict=True):
+        expected = [old] * count + [old + 1] * (completion.tokens.size - count)
+        assert completion.token_versions.tolist() == expected

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,57 +13,26 @@ import torch
 
 from actors.rendering import PromptRenderer
 from actors.transformers_engine import TransformersEngine
-from actors.vllm_engine import VllmEngine
-from safeladder.config import ModelConfig, RolloutConfig, VllmConfig
 from safeladder.errors import ChecksumError
 from safeladder.ports import PromptTooLongError
 from safeladder.records import Completion
 
-from .conftest import Laboratory, ask, draw, plain_logprobs, tiny_model, tiny_tokenizer
-
-ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.engine)]
-EXACT = 1e-4
-LONG = "tell me a story of two foxes and a bear"
-"""With the template more than one block of vLLM's cache."""
-
-
-def rollout_config(kv_on_update: Literal["keep", "recompute"] = "keep") -> RolloutConfig:
-    return RolloutConfig(
-        max_prompt_tokens=80,
-        max_new_tokens=200,
-        kv_on_update=kv_on_update,
-        vllm=VllmConfig(cpu_kv_cache_gib=0.25, max_num_seqs=4),
-    )
-
-
-def laboratory(kind: str, path: Path, kv: Literal["keep", "recompute"]) -> Iterator[Laboratory]:
-    model = ModelConfig(path=path, dtype="float32")
-    engine: Any = {"transformers": TransformersEngine, "vllm": VllmEngine}[kind](
-        model, rollout_config(kv), seed=0
-    )
-    with asyncio.Runner() as runner:
-        lab = Laboratory(engine, runner, {0: tiny_model(tiny_tokenizer())})
-        lab.run(engine.start(), timeout=180)
-        try:
-            yield lab
-        finally:
-            lab.run(engine.close())
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def lab(request: pytest.FixtureRequest, model_path: Path) -> Iterator[Laboratory]:
-    yield from laboratory(request.param, model_path, "keep")
+from .conftest import (
+    ENGINES,
+    EXACT,
+    LONG,
+    Laboratory,
+    ask,
+    assert_versions_change_exactly_at,
+    draw,
+    error,
+    laboratory,
+)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def recomputing_lab(request: pytest.FixtureRequest, model_path: Path) -> Iterator[Laboratory]:
     yield from laboratory(request.param, model_path, "recompute")
-
-
-def error(lab: Laboratory, completion: Completion, version: int, temperature: float = 1.0) -> Any:
-    """[T] distance from the log-probs of a plain forward pass under a version."""
-    plain = plain_logprobs(lab.oracle(version), completion, temperature)
-    return np.abs(plain.numpy() - completion.behavior_logprobs)
 
 
 def is_last_layer(name: str) -> bool:
@@ -85,14 +53,6 @@ def update_in_flight(lab: Laboratory, num_tokens: int) -> tuple[list[Completion]
 
     result: tuple[list[Completion], tuple[int, ...]] = lab.run(work())
     return result
-
-
-def assert_versions_change_exactly_at(
-    completions: list[Completion], counts: tuple[int, ...], old: int
-) -> None:
-    for completion, count in zip(completions, counts, strict=True):
-        expected = [old] * count + [old + 1] * (completion.tokens.size - count)
-        assert completion.token_versions.tolist() == expected
 
 
 def test_every_sample_is_streamed_with_its_tokens_versions_and_text(

@@ -27,10 +27,11 @@ def lease(
     tokens: int = 6,
     deadline_s: float = 30.0,
     fence: int = 1,
+    **more: Any,
 ) -> Lease:
     return Lease(
         key=GroupKey(0, ordinal), attempt=1, fence=fence, prompt=ask(text),
-        sampling=draw(2, tokens), deadline_s=deadline_s,
+        sampling=draw(2, tokens), deadline_s=deadline_s, **more,
     )  # fmt: skip
 
 
