@@ -69,6 +69,10 @@ class PackedRow:
         """Per-sequence [T] arrays (of all sequences that were packed) to one [N] stream."""
         return np.concatenate([arrays[p.sequence][p.trained] for p in self.pieces])
 
+    def completions(self) -> npt.NDArray[np.int64]:
+        """[N] which of the row's pieces a target belongs to, from 0."""
+        return np.repeat(np.arange(len(self.pieces)), [p.trained.size for p in self.pieces])
+
 
 def attention_allowed(segments: Tokens, parents: Tokens) -> npt.NDArray[np.bool_]:
     """[L, L] true where row i may attend to column j: not later, and own segment or own prompt."""

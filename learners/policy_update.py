@@ -1,10 +1,14 @@
 """One optimizer step: samples in, new weights and telemetry out. The objective reads as a formula
-in ``_losses``; everything above it is the same for every objective."""
+in ``_losses``; everything above it is the same for every objective.
+
+There is one update an inner epoch, so the first epoch's own forward pass is that of the policy
+before the step: it gives the proximal log-probs, and a decoupled objective costs no pass more.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +20,17 @@ from torch import Tensor
 from learners.advantages import compute_advantages
 from learners.aggregation import token_weights
 from learners.deepspeed_engine import DeepspeedEngine
-from learners.objectives import (
-    correct_for_staleness,
-    cpg_loss,
-    drift,
-    is_clipped,
-    kl_estimate,
-    ppo_clip_loss,
-)
+from learners.objectives import cpg_loss, drift, kl_estimate, ppo_clip_loss
+from learners.off_policy import ImportanceWeights, importance_weights, off_policy_log_ratio
 from learners.packing import PackedRow, pack
+from learners.step_telemetry import (
+    MAXIMA,
+    SUMS,
+    batch_metrics,
+    pass_metrics,
+    staleness_shares,
+    token_sums,
+)
 from safeladder.config import Config
 from safeladder.errors import DivergedError
 from safeladder.records import TrainingSample
@@ -42,6 +48,8 @@ class TokenStreams:
     is_stale: Tensor
     """Older than the learner's version."""
     reference_logprobs: Tensor | None
+    segments: Tensor
+    """Which completion of the row the token belongs to, from 0."""
 
 
 def warmed_up(peak: float, step: int, warmup_steps: int) -> float:
@@ -73,20 +81,22 @@ def update_policy(
         for row in rows
     ]
     lr = warmed_up(learner.lr, version + 1, learner.warmup_steps)
-    totals = dict.fromkeys(_SUMS, 0.0)
+    proximal: dict[int, Tensor] = {}
+    epochs: list[dict[str, float]] = []
     norms: list[float] = []
-    ratio_max = 0.0
+    maxima = dict.fromkeys(MAXIMA, 0.0)
     for epoch in range(learner.epochs):
-        sums, ratio = _accumulate(engine, rows, streams, epoch, config)
+        sums, largest = _accumulate(engine, rows, streams, proximal, epoch, config)
         if not math.isfinite(sums["loss"]):
             raise DivergedError(f"the loss is {sums['loss']} at step {version + 1}")
         norms.append(engine.step(lr))
-        totals = {name: totals[name] + sums[name] for name in _SUMS}
-        ratio_max = max(ratio_max, ratio)
+        epochs.append(sums)
+        maxima = {name: max(maxima[name], largest[name]) for name in MAXIMA}
     return {
-        **_averages(totals, learner.epochs),
-        **_batch_metrics(samples, advantages, staleness),
-        "ratio_max": ratio_max,
+        **pass_metrics(epochs),
+        **batch_metrics(samples, advantages, staleness),
+        **staleness_shares(samples, version, config.schedule.max_staleness),
+        **maxima,
         "grad_norm": max(norms),
         "lr": lr,
         "micro_batches": float(len(rows)),
@@ -97,27 +107,38 @@ def _accumulate(
     engine: DeepspeedEngine,
     rows: Sequence[PackedRow],
     streams: Sequence[TokenStreams | None],
+    proximal: dict[int, Tensor],
     epoch: int,
     config: Config,
-) -> tuple[dict[str, float], float]:
-    """Forward and backward over all rows; the sums and the largest ratio of all ranks."""
-    sums = dict.fromkeys(_SUMS, 0.0)
-    ratio_max = 0.0
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Forward and backward over all rows; the sums and the maxima over all ranks. ``proximal`` has
+    the log-probs of each row before the first update, and is filled in the first epoch."""
+    sums, maxima = dict.fromkeys(SUMS, 0.0), dict.fromkeys(MAXIMA, 0.0)
     for index, (row, stream) in enumerate(zip(rows, streams, strict=True)):
         logprobs = engine.logprobs(row)
+        now = logprobs.detach()
+        before = proximal.setdefault(index, now)
         if stream is None:
             loss = logprobs.sum() * 0.0
         else:
-            losses = _losses(logprobs, stream, epoch > 0, config)
+            weights = _weights(now, before, stream, epoch > 0, config)
+            anchor = _anchor(before, stream, config)
+            losses = _losses(logprobs, anchor, weights.weights, stream, config)
             loss = (stream.weights * losses).sum()
-            sums["loss"] += loss.item()
-            for name, value in _telemetry(logprobs.detach(), stream, config).items():
-                sums[name] += value
-            ratio = (logprobs.detach() - stream.behavior_logprobs).exp().max()
-            ratio_max = max(ratio_max, ratio.item())
+            own, largest = token_sums(
+                now,
+                anchor,
+                stream.behavior_logprobs,
+                stream.reference_logprobs,
+                stream.advantages,
+                weights,
+                config,
+            )
+            own["loss"] = loss.item()
+            sums |= {name: sums[name] + value for name, value in own.items()}
+            maxima = {name: max(maxima[name], largest[name]) for name in MAXIMA}
         engine.backward(loss, last=index == len(rows) - 1)
-    largest = engine.reduce({"ratio_max": ratio_max}, "max")
-    return engine.reduce(sums, "sum"), largest["ratio_max"]
+    return engine.reduce(sums, "sum"), engine.reduce(maxima, "max")
 
 
 def _staleness(samples: Sequence[TrainingSample], version: int, config: Config) -> list[int]:
@@ -159,22 +180,47 @@ def _streams(
         reference_logprobs=stream([r for r in references if r is not None])
         if all(r is not None for r in references)
         else None,
+        segments=torch.from_numpy(row.completions()).to(engine.device),
     )
 
 
-def _losses(logprobs: Tensor, stream: TokenStreams, is_later_epoch: bool, config: Config) -> Tensor:
-    """[N] policy loss + alpha * drift + beta * KL to the reference."""
+def _anchor(before: Tensor, stream: TokenStreams, config: Config) -> Tensor:
+    """[N] log-probs of the policy around which the trust region lies."""
+    is_proximal = config.learner.objective.off_policy.anchor == "proximal"
+    return before if is_proximal else stream.behavior_logprobs
+
+
+def _weights(
+    now: Tensor, before: Tensor, stream: TokenStreams, is_later_epoch: bool, config: Config
+) -> ImportanceWeights:
+    """What is left to correct once the ratio of the loss itself is taken into account."""
+    objective = config.learner.objective
+    rule = objective.off_policy
+    # The log-ratio of CPG is no weight: all that lies between sampling and this pass is corrected.
+    # PPO's ratio starts from the policy before the step: what lies before that is.
+    is_cpg = objective.policy_loss == "cpg"
+    is_corrected = stream.is_stale | (rule.tokens == "all") | (is_later_epoch and is_cpg)
+    log_ratio = off_policy_log_ratio(
+        now if is_cpg else before, stream.behavior_logprobs, is_corrected
+    )
+    low, high = objective.ratio_bounds
+    return importance_weights(
+        log_ratio,
+        stream.segments,
+        correction=objective.correction,
+        level=rule.level,
+        low=low,
+        high=high,
+    )
+
+
+def _losses(
+    logprobs: Tensor, anchor: Tensor, weights: Tensor, stream: TokenStreams, config: Config
+) -> Tensor:
+    """[N] importance weight * policy loss + alpha * drift + beta * KL to the reference."""
     objective, behavior = config.learner.objective, stream.behavior_logprobs
-    epsilon = objective.clip_epsilon
-    if objective.policy_loss == "cpg":
-        # One update an epoch: what is computed here is the policy that the last one left.
-        off_policy = stream.is_stale | is_later_epoch
-        advantages = correct_for_staleness(
-            stream.advantages, logprobs.detach(), behavior, off_policy, epsilon
-        )
-        losses = cpg_loss(logprobs, behavior, advantages, epsilon)
-    else:
-        losses = ppo_clip_loss(logprobs, behavior, stream.advantages, epsilon)
+    policy_loss = cpg_loss if objective.policy_loss == "cpg" else ppo_clip_loss
+    losses = weights * policy_loss(logprobs, anchor, stream.advantages, objective.clip_epsilon)
     if objective.drift_weight > 0:
         losses = losses + objective.drift_weight * drift(logprobs, behavior, objective.drift_cap)
     if config.reference.kl_coefficient > 0:
@@ -183,61 +229,3 @@ def _losses(logprobs: Tensor, stream: TokenStreams, is_later_epoch: bool, config
         kl = kl_estimate(logprobs, stream.reference_logprobs, config.reference.kl_estimator)
         losses = losses + config.reference.kl_coefficient * kl
     return losses
-
-
-_SUMS = ("tokens", "clipped", "drift", "kl_behavior", "kl_reference", "priced", "surprise", "loss")
-
-
-def _telemetry(logprobs: Tensor, stream: TokenStreams, config: Config) -> dict[str, float]:
-    """Sums over the row's trained tokens."""
-    objective, behavior = config.learner.objective, stream.behavior_logprobs
-    clipped = is_clipped(logprobs, behavior, stream.advantages, objective.clip_epsilon)
-    sums = {
-        "tokens": float(logprobs.numel()),
-        "clipped": clipped.sum().item(),
-        "drift": drift(logprobs, behavior, objective.drift_cap).sum().item(),
-        "kl_behavior": kl_estimate(behavior, logprobs, "k3").sum().item(),
-        "surprise": -logprobs.sum().item(),
-    }
-    if stream.reference_logprobs is not None:
-        estimator = config.reference.kl_estimator
-        sums["kl_reference"] = (
-            kl_estimate(logprobs, stream.reference_logprobs, estimator).sum().item()
-        )
-        sums["priced"] = sums["tokens"]
-    return sums
-
-
-def _averages(sums: Mapping[str, float], epochs: int) -> dict[str, float]:
-    """Means over trained tokens and inner epochs; the KL to the reference only if it was given."""
-    tokens = sums["tokens"]
-    metrics = {
-        "loss": sums["loss"] / epochs,
-        "clip_fraction": sums["clipped"] / tokens,
-        "drift": sums["drift"] / tokens,
-        "kl_behavior": sums["kl_behavior"] / tokens,
-        "entropy": sums["surprise"] / tokens,
-        "trained_tokens": tokens / epochs,
-    }
-    if sums["priced"]:
-        metrics["kl_reference"] = sums["kl_reference"] / sums["priced"]
-    return metrics
-
-
-def _batch_metrics(
-    samples: Sequence[TrainingSample],
-    advantages: Array,
-    staleness: Sequence[int],
-) -> dict[str, float]:
-    groups = {s.group for s in samples}
-    varied = {s.group for s, a in zip(samples, advantages, strict=True) if a != 0}
-    return {
-        "samples": float(len(samples)),
-        "groups": float(len(groups)),
-        "zero_variance_groups": float(len(groups) - len(varied)),
-        "reward_mean": float(np.mean([s.reward for s in samples])),
-        "length_mean": float(np.mean([s.tokens.size for s in samples])),
-        "truncated_share": float(np.mean([s.finish_reason == "length" for s in samples])),
-        "staleness_mean": float(np.mean(staleness)),
-        "staleness_max": float(max(staleness)),
-    }

@@ -47,6 +47,8 @@ SPREADS = [
 INDEPENDENT = (
     "loss", "clip_fraction", "drift", "kl_behavior", "kl_reference", "entropy", "ratio_max",
     "grad_norm", "staleness_mean", "staleness_max", "reward_mean", "trained_tokens",
+    "kl_behavior_k1", "effective_sample_share", "weight_mean", "weight_max",
+    "weight_clipped_share", "staleness_share_0", "staleness_share_1",
 )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from learners.advantages import compute_advantages
 from learners.objectives import (
-    correct_for_staleness,
     cpg_loss,
     drift,
     is_clipped,
@@ -133,14 +132,6 @@ def test_t5_a_group_with_constant_reward_has_no_gradient_except_drift() -> None:
     assert not gradient(cpg_loss(policy, behavior, advantages, EPSILON), policy).any()
     assert not gradient(ppo_clip_loss(policy, behavior, advantages, EPSILON), policy).any()
     assert gradient(drift(policy, behavior, 2.0), policy).all()
-
-
-def test_staleness_correction_clips_the_proximal_ratio_and_spares_fresh_tokens() -> None:
-    proximal, behavior = logprobs_at(1.1, 3.0, 0.1, 1.1)
-    stale = torch.tensor([True, True, True, False])
-    corrected = correct_for_staleness(torch.ones(4), proximal, behavior, stale, EPSILON)
-    assert corrected.tolist() == pytest.approx([1.1, 1.2, 0.8, 1.0])
-    assert not corrected.requires_grad
 
 
 def test_clipped_tokens_are_those_without_gradient() -> None:
