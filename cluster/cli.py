@@ -225,6 +225,23 @@ def ledger(
 
 
 @app.command()
+def why(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    steps: Annotated[int, typer.Option(min=1, help="Look at the newest so many steps.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a run waits for, where the time of its steps goes, and what to attack first."""
+
+    def run() -> int:
+        from cluster.why_command import why_command
+
+        return why_command(run_dir, steps, as_json=as_json)
+
+    _run(run, debug)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from safeladder.config_loading import json_schema

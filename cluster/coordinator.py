@@ -30,6 +30,7 @@ from typing import Any
 
 from cluster.coordinator_status import CoordinatorStatus, read_status
 from cluster.engines import LOAD_DEADLINE_S
+from cluster.group_life import GroupLives
 from cluster.groups import Group, GroupTable, PromptSource
 from cluster.learner_state import LearnerState
 from cluster.lease_desk import LeaseDesk
@@ -102,6 +103,7 @@ class Coordinator:
         self._drops: Counter[DropReason] = Counter()
         """Since the last ``Train``."""
         self._trained_by_staleness = Counter(dict(restored.trained_by_staleness))
+        self.lives = GroupLives()
         self._num_late = 0
         self._num_failed_attempts = 0
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -189,7 +191,7 @@ class Coordinator:
     # ---- events -------------------------------------------------------------------------------
 
     def _on_tick(self, event: Tick) -> None:
-        self._now_s = event.now_s
+        self._now_s = self._groups.now_s = event.now_s
         overdue = self._learner.overdue(event.now_s)
         if overdue is not None:
             self.fail(overdue, SafeladderError.exit_code)
@@ -308,6 +310,7 @@ class Coordinator:
         step = self._learner.start_step(now_s)
         for group in ready[:missing]:
             self._groups.move(group, GroupState.ADMITTED, step=step)
+            self.lives.add(group.entered_s)
         self._drops.clear()
         chosen = tuple(map(_train_group, self._groups.admitted))
         self.emit(Train(TrainOrder(step=step, fence=self._fence, groups=chosen)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cluster.scoring import GroupScores
@@ -63,6 +63,8 @@ class Group:
     rewards: tuple[float | None, ...] = ()
     reference_call: int = 0
     reference: Any = None
+    entered_s: dict[GroupState, float] = field(default_factory=dict)
+    """When it last entered each state, by the coordinator's clock."""
 
     @property
     def payloads(self) -> tuple[Any, ...]:
@@ -75,6 +77,8 @@ class GroupTable:
     """Groups by key and by state."""
 
     def __init__(self, prompts: PromptSource, restored: LedgerSnapshot) -> None:
+        self.now_s = 0.0
+        """Set by the coordinator's ``Tick``."""
         self._prompts = prompts
         self._last_key = restored.last_key
         self._groups = {p.key: Group(p.key, p.attempt) for p in restored.pending}
@@ -214,6 +218,7 @@ class GroupTable:
         detail: str = "",
     ) -> None:
         source, group.state = group.state, target
+        group.entered_s[target] = self.now_s
         assert (source, target) in EDGES, f"{group.key}: {source} → {target} does not exist"
         self._leave(group, source)
         self._enter(group, target)

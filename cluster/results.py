@@ -14,9 +14,10 @@ from typing import Any, TextIO
 
 from cluster.coordinator import Coordinator
 from cluster.evaluation import HeldOutAnswer
-from cluster.history import read_lines
+from cluster.history import read_history, read_lines
 from cluster.report import print_summary, write_report, write_summary
 from cluster.run_directory import RunDirectory
+from cluster.step_gap import step_gap
 from cluster.telemetry import Telemetry
 from evals.detector import ResponseDetector
 from evals.held_out import KINDS, Change, JudgedAnswer, Outcomes, compare, judge
@@ -100,6 +101,9 @@ class Results:
             "wall_s": round(wall_s, 1),
             "peak_pss_bytes": peak_pss_bytes,
         }
+        gap = step_gap(read_history(self._directory.path).get("train", []))
+        if gap is not None:
+            summary["speed"] = gap.as_summary()
         write_summary(self._directory, summary)
         return summary
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from cluster.coordinator import Coordinator
 from cluster.fleet import Lost
+from cluster.live import write_live
 from cluster.monitor_link import MonitorLink
 from cluster.panel import Panel
 from cluster.protocol import Alert, PauseTraining, ResumeTraining, VerdictsTaken
 from cluster.remote import fetch
 from cluster.run_directory import RunDirectory, Status
 from cluster.terminal import Terminal
+from cluster.time_account import TimeAccount
 from safeladder.config import Config
 from safeladder.records import GroupHeader, StepReport, TrainOrder
 
@@ -53,6 +55,7 @@ class Telemetry:
         self._generation = 0
         self._verdict_rows: list[dict[str, Any]] = []
         self._last_step_at = time.monotonic()
+        self._account = TimeAccount(self._last_step_at)
         self._last_view_at = 0.0
         self.tokens_total = 0
         self.actors_lost = 0
@@ -123,6 +126,9 @@ class Telemetry:
             "time/generate_s": self._generate_s,
             "rollout/tokens_per_s": self._tokens / max(elapsed, 1e-9),
         }
+        status = coordinator.status()
+        self._account.look(now, status)
+        row |= self._account.close_step(report.seconds) | coordinator.lives.drain()
         row["reward/generation"] = float(self._generation)
         row |= self._canaries
         row |= {f"reward/{k}": v for k, v in _principle_means(order).items()}
@@ -130,7 +136,7 @@ class Telemetry:
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}
         row |= {f"disagreement/{k}": total / n for k, (n, total) in self._disagreements.items()}
         self._disagreements.clear()
-        row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
+        row |= {f"dropped/{k}": float(v) for k, v in status.dropped_by_reason.items()}
         self._tokens, self._generate_s = 0, 0.0
         self._monitor.send("record", kind="train", values=row)
         self._terminal.step(row)
@@ -148,7 +154,10 @@ class Telemetry:
         now = time.monotonic()
         if now - self._last_view_at > VIEW_EVERY_S:
             self._last_view_at = now
-            self._terminal.refresh(coordinator.status())
+            status = coordinator.status()
+            self._account.look(now, status)
+            self._terminal.refresh(status)
+            write_live(self._directory, status)
         self._monitor.pump()
         self.tell_notices()
 
