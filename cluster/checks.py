@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from cluster.canaries import Canary, canaries_of, faults_of, first_round, requests_of
+from cluster.cluster_room import check_room
 from cluster.data_checks import check_data
 from cluster.host_checks import check_host
 from cluster.model_checks import check_model
@@ -61,6 +62,7 @@ def preflight(config: Config) -> None:
     require_trainable(config)
     check_cluster(config)
     check_host(config, model)
+    check_room(config)
     check_data(config)
     canaries_of(config)
     for principle, settings in config.principles.items():

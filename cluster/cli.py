@@ -330,7 +330,9 @@ def _show(scored: dict[str, list[SampleVerdict]], plan: list[RolePlan]) -> None:
             verdicts.add_row(
                 principle, sample.prompt_id, sample.response[:40], text, verdict.evidence or ""
             )
-    resources = Table("role", "actors", "CPUs each", "GPUs each", "GiB each", title="Resource plan")
+    resources = Table(
+        "role", "actors", "CPUs each", "GPUs each", "GiB each", "where", title="Resource plan"
+    )
     for line in plan:
         where = " on the GPU" if line.num_gpus else ""
         resources.add_row(
@@ -339,6 +341,7 @@ def _show(scored: dict[str, list[SampleVerdict]], plan: list[RolePlan]) -> None:
             f"{line.num_cpus:g}",
             f"{line.num_gpus:g}",
             f"{line.num_bytes / 2**30:.1f}{where}",
+            line.where,
         )
     console = Console(soft_wrap=False, markup=False)
     console.print(verdicts)

@@ -15,12 +15,13 @@ from cluster.engines import LOAD_CALL_S
 from cluster.fleet import Exhausted, Fleet, Joined, Lost, Reply
 from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.panel import Panel
-from cluster.placement import placement_of
-from cluster.protocol import REFERENCE, ROLLOUT
+from cluster.placement import Placement, engine_placement, placement_of
+from cluster.protocol import REFERENCE
 from cluster.remote import build_store_owner, spawn
 from cluster.roles import build_reference, build_rollout, build_verifier_role
+from cluster.rollout_fleets import RolloutFleets
 from cluster.weight_store import PublishedWeights, WeightStore
-from safeladder.config import Config, PrincipleConfig
+from safeladder.config import Config, EngineFleet, PrincipleConfig
 from safeladder.errors import (
     EnvironmentUnfitError,
     RunFailedError,
@@ -45,8 +46,8 @@ class Crew:
         self.owner = spawn("store", build_store_owner, {}, placement_of("store", config))
         self.learners = LearnerGroup(config, self.owner)
         self._stack.callback(self.learners.close)
-        self.rollout = self._fleet(
-            ROLLOUT, build_rollout, {"config": config}, size=config.rollout.actors
+        self.rollout = RolloutFleets(
+            {name: self._engines(fleet) for name, fleet in config.engine_fleets.items()}
         )
         self.panel = Panel.first(config)
         self.verifiers = {
@@ -82,8 +83,22 @@ class Crew:
             except EnvironmentUnfitError as error:
                 raise VerifierUnavailableError(str(error)) from error
             self.verifier_versions[name] = f"{status.verifier} {status.verifier_version}"
-        wait_for_one(self.rollout, deadline_s)
+        names = [fleet.name for fleet in self._config.engine_fleets.values() if fleet.actors]
+        for name in names:
+            wait_for_one(self.rollout.fleets[name], deadline_s)
+        if not names:
+            wait_for_one(self.rollout, deadline_s)
         self.await_learner("start")
+
+    def _engines(self, fleet: EngineFleet) -> Fleet:
+        return self._fleet(
+            fleet.name,
+            build_rollout,
+            {"config": self._config, "fleet": fleet.name},
+            where=engine_placement(fleet, self._config),
+            size=fleet.most_actors,
+            num_needed=fleet.actors,
+        )
 
     @property
     def judges(self) -> dict[str, Fleet]:
@@ -96,7 +111,7 @@ class Crew:
             fleet,
             build_verifier_role,
             {"principle": principle, "config": settings},
-            placement="verifier",
+            where=placement_of("verifier", self._config),
             size=settings.actors,
             start_deadline_s=VERIFIER_START_DEADLINE_S,
         )
@@ -108,6 +123,7 @@ class Crew:
                 REFERENCE,
                 build_reference,
                 {"config": self._config, "model_path": model_path},
+                where=placement_of(REFERENCE, self._config),
                 size=self._config.reference.actors,
             )
 
@@ -179,24 +195,25 @@ class Crew:
         build: Callable[..., Any],
         arguments: Mapping[str, Any],
         *,
+        where: Placement,
         size: int,
-        placement: str | None = None,
+        num_needed: int | None = None,
         start_deadline_s: float | None = None,
     ) -> Fleet:
-        where = placement_of(placement or name, self._config)
         fleet = Fleet(
             name,
             lambda actor: spawn(
                 actor, build, {"name": actor, **arguments}, where, owner=self.owner
             ),
             size=size,
+            num_needed=num_needed,
             start_deadline_s=start_deadline_s or self._config.placement.start_deadline_s,
         )
         self._stack.callback(fleet.close)
         return fleet
 
 
-def wait_for_one(fleet: Fleet, deadline_s: float) -> Any:
+def wait_for_one(fleet: Fleet | RolloutFleets, deadline_s: float) -> Any:
     """Wait until one actor of a fleet is up; returns what its ``start`` returned.
 
     The first actor that cannot start ends the wait: what fails at the very start fails again.

@@ -19,6 +19,7 @@ from actors.verifier import ScoredGroup
 from cluster.engines import LOAD_CALL_S
 from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined, Lost, Reply
 from cluster.remote import fetch
+from cluster.rollout_fleets import RolloutFleets
 from cluster.weight_store import PublishedWeights
 from safeladder.config import Config
 from safeladder.errors import SafeladderError, VerifierUnavailableError
@@ -70,7 +71,7 @@ class Evaluation:
         self,
         config: Config,
         prompts: Sequence[Prompt],
-        rollout: Fleet,
+        rollout: RolloutFleets,
         verifiers: Mapping[str, Fleet],
         fence: int,
         weights: PublishedWeights | None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
@@ -78,12 +79,20 @@ class _Member:
     manager_id: int
     handle: Any
     last_beat: float
+    is_patient: bool = False
+    """Whether it may wait for room in the cluster as long as that takes."""
     is_ready: bool = False
     heartbeat_open: bool = False
+    said: Any = None
+    """Its newest answer to ``start`` or a heartbeat."""
 
 
 class Fleet:
-    """``size`` actors named ``<name>-0``, ``<name>-1``, …; a replacement gets the next number."""
+    """``size`` actors named ``<name>-0``, ``<name>-1``, …; a replacement gets the next number.
+
+    All but ``num_needed`` of them may wait without end for room in the cluster, and start as soon
+    as there is some; ``start_deadline_s`` counts from then. By default all are needed.
+    """
 
     def __init__(
         self,
@@ -92,6 +101,7 @@ class Fleet:
         *,
         size: int,
         start_deadline_s: float,
+        num_needed: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -108,6 +118,9 @@ class Fleet:
         self._numbers = itertools.count()
         self._restarts: deque[float] = deque()
         self._pending: list[FleetEvent] = []
+        self._beats: dict[str, Any] = {}
+        self._size = size
+        self._num_needed = size if num_needed is None else num_needed
         for _ in range(size):
             self._add()
 
@@ -120,6 +133,19 @@ class Fleet:
     def members(self) -> list[str]:
         """Names of all living actors, those still starting included."""
         return list(self._members)
+
+    def said(self, actor: str) -> Any:
+        """What a ready actor said last of itself: at its start, or to a heartbeat."""
+        return self._members[actor].said
+
+    def take_beats(self) -> dict[str, Any]:
+        """Actor → its newest answer to a heartbeat, for those that came since the last call."""
+        beats, self._beats = self._beats, {}
+        return beats
+
+    def num_open(self, actor: str) -> int:
+        """Calls to an actor that are not answered."""
+        return sum(call.actor == actor for call in self._calls.values())
 
     def least_busy(self, among: Collection[str] | None = None) -> str | None:
         """The ready actor, one of ``among`` if that is given, with the fewest open calls, or
@@ -188,11 +214,18 @@ class Fleet:
 
     def _add(self) -> None:
         name = f"{self.name}-{next(self._numbers)}"
+        is_patient = sum(not m.is_patient for m in self._members.values()) >= self._num_needed
         handle = self._spawn(name)
         before = set(self._manager.actor_ids())
         self._manager.add_actors([handle])
         (manager_id,) = set(self._manager.actor_ids()) - before
-        self._members[name] = _Member(name, manager_id, handle, self._clock())
+        self._members[name] = _Member(name, manager_id, handle, self._clock(), is_patient)
+        if is_patient:  # it answers once its process is there
+            self.call(name, "status", {}, context=_PLACED, deadline_s=math.inf)
+        else:
+            self._start(name)
+
+    def _start(self, name: str) -> None:
         self.call(name, "start", {}, context=_START, deadline_s=self._start_deadline_s)
 
     def _answer(self, member: _Member, context: Any, value: Any) -> list[FleetEvent]:
@@ -200,12 +233,16 @@ class Fleet:
             member.heartbeat_open = False
             if getattr(value, "is_dead", False):
                 return self._lose(member.name, value.failure or "its engine is dead")
+            member.said = self._beats[member.name] = value
+            return []
+        if context is _PLACED:
+            self._start(member.name)
             return []
         if context is _START:
             if isinstance(value, RoleFailure):
                 log.error("%s did not start: %s", member.name, value.detail)
                 return self._lose(member.name, f"start failed: {value.kind}: {value.message}")
-            member.is_ready = True
+            member.is_ready, member.said = True, value
             return [Joined(actor=member.name, value=value)]
         return [Reply(actor=member.name, context=context, value=value)]
 
@@ -215,19 +252,18 @@ class Fleet:
             return []
         dead = [tag for tag, call in self._calls.items() if call.actor == actor]
         contexts = tuple(
-            call.context
-            for call in map(self._calls.pop, dead)
-            if call.context not in (_START, _HEARTBEAT)
+            call.context for call in map(self._calls.pop, dead) if call.context not in _OURS
         )
         self._expired = {tag: name for tag, name in self._expired.items() if name != actor}
         self._manager.remove_actor(member.manager_id)
         kill(member.handle)
         events: list[FleetEvent] = [Lost(actor=actor, reason=reason, contexts=contexts)]
         now = self._clock()
+        self._beats.pop(actor, None)
         self._restarts.append(now)
         while self._restarts and self._restarts[0] < now - RESTART_WINDOW_S:
             self._restarts.popleft()
-        if len(self._restarts) <= MAX_RESTARTS_IN_WINDOW:
+        if len(self._restarts) <= max(MAX_RESTARTS_IN_WINDOW, self._size):
             self._add()
         elif not self._members:
             events.append(Exhausted(reason=f"{self.name}: {reason}"))
@@ -238,7 +274,7 @@ class Fleet:
         for tag, call in [(t, c) for t, c in self._calls.items() if c.deadline < now]:
             if self._calls.pop(tag, None) is None:
                 continue  # it died with its actor a moment ago
-            if call.context in (_START, _HEARTBEAT):
+            if call.context in _OURS:
                 events += self._lose(call.actor, f"no answer to {call.context} in time")
             else:
                 self._expired[tag] = call.actor
@@ -257,6 +293,8 @@ class Fleet:
 
 _START = "start"
 _HEARTBEAT = "heartbeat"
+_PLACED = "placed"
+_OURS = (_START, _HEARTBEAT, _PLACED)
 _TOO_LATE = RoleFailure(
     kind="TimeoutError", message="no answer before the call's deadline", exit_code=1, detail=""
 )

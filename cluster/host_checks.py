@@ -111,7 +111,8 @@ def _is_elsewhere(config: Config) -> bool:
 
 def _gpus(config: Config) -> dict[str, float]:
     """Section → GPUs of each of its actors, for the roles that hold the model."""
-    sections = {"rollout": config.rollout.num_gpus, "learner": config.learner.num_gpus}
+    sections = {fleet.key: fleet.rollout.num_gpus for fleet in config.engine_fleets.values()}
+    sections["learner"] = config.learner.num_gpus
     if config.reference.enabled:
         sections["reference"] = config.reference.num_gpus
     return sections

@@ -61,6 +61,7 @@ from cluster.protocol import (
     VerdictsTaken,
     WeightsPublished,
 )
+from cluster.rollout_fleets import RolloutFleets, group_cap
 from cluster.services import VerifierServices
 from cluster.telemetry import Telemetry
 from cluster.weight_store import PublishedWeights, WeightStore
@@ -101,7 +102,7 @@ class Loop:
         fence: int,
         coordinator: Coordinator,
         ledger: Ledger,
-        rollout: Fleet,
+        rollout: RolloutFleets,
         verifiers: dict[str, Fleet],
         reference: Fleet | None,
         learners: LearnerGroup,
@@ -151,7 +152,7 @@ class Loop:
 
     def _announce_living_actors(self) -> None:
         for engine in self._rollout.ready:
-            self._on_rollout(Joined(actor=engine, value=None))
+            self._on_rollout(Joined(actor=engine, value=self._rollout.said(engine)))
         for fleet in self._verifiers.values():
             for actor in fleet.ready:
                 self._on_verifier(fleet.name, Joined(actor=actor, value=None))
@@ -176,8 +177,8 @@ class Loop:
 
     def _on_rollout(self, event: FleetEvent) -> None:
         if isinstance(event, Joined):
-            capacity = self._config.rollout.max_concurrent_groups
-            self._events.append(ActorJoined(ROLLOUT, event.actor, capacity))
+            cap = group_cap(self._config, event.actor)
+            self._events.append(ActorJoined(ROLLOUT, event.actor, cap))
             self._load_newest(event.actor)
         elif isinstance(event, Lost):
             self._telemetry.actor_lost(ROLLOUT, event)
@@ -310,7 +311,7 @@ class Loop:
     # ---- commands -----------------------------------------------------------------------------
 
     def _execute(self, command: Command) -> None:
-        match command:
+        match command:  # Release: the coordinator's handle was the last one, the object is freed
             case GrantLease():
                 self._rollout.call(
                     command.engine,
@@ -345,8 +346,6 @@ class Loop:
                 self._telemetry.notice(command)
             case RetireFleet():
                 self._verifiers.pop(command.fleet).close()
-            case _:  # Release: the coordinator's handle was the last one, the object is freed
-                pass
 
     def _score(self, command: Score) -> None:
         fleet = self._verifiers[command.fleet]

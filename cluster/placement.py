@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.reaper import VARIABLE
-from safeladder.config import Config
+from safeladder.config import Config, EngineFleet
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """Folder that holds the rooms; children find them through ``PYTHONPATH``."""
@@ -30,23 +30,36 @@ class Placement:
     """Cores to pin to; empty leaves it to the system."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment of the actor's process and its children."""
+    accelerator_type: str | None = None
+    """Ray's name of the GPU."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Label selector of the node."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom Ray resources."""
+    is_bundle: bool = False
+    """Whether all that it asks for is reserved as one placement group on one node, so that the
+    processes of an engine of several GPUs are sure to find them."""
+
+
+def engine_placement(fleet: EngineFleet, config: Config) -> Placement:
+    """The placement of one rollout engine of ``fleet``."""
+    cores = config.placement.rollout_cores if fleet.cores is None else fleet.cores
+    return Placement(
+        num_cpus=fleet.rollout.num_cpus,
+        num_gpus=fleet.rollout.num_gpus,
+        cores=cores,
+        env=_environment(config),
+        accelerator_type=fleet.accelerator_type,
+        labels=fleet.labels,
+        resources=fleet.resources,
+        is_bundle=fleet.rollout.num_gpus > 1,
+    )
 
 
 def placement_of(fleet: str, config: Config) -> Placement:
-    """The placement of one actor of ``fleet``: rollout, verifier, reference, learner, monitor,
-    store."""
-    threads = str(config.placement.threads_per_actor)
-    env = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-    }
+    """The placement of one actor of ``fleet``: verifier, reference, learner, monitor, store."""
+    env = _environment(config)
     cores = config.placement.learner_cores if fleet == "learner" else config.placement.rollout_cores
-    if fleet == "rollout":
-        return Placement(
-            num_cpus=config.rollout.num_cpus, num_gpus=config.rollout.num_gpus, cores=cores, env=env
-        )
     if fleet == "reference":
         return Placement(
             num_cpus=config.reference.num_cpus,
@@ -61,11 +74,21 @@ def placement_of(fleet: str, config: Config) -> Placement:
     return Placement(cores=cores, env=env)
 
 
+def _environment(config: Config) -> dict[str, str]:
+    threads = str(config.placement.threads_per_actor)
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
 def local_cpus(config: Config) -> int:
     """Logical CPUs a local Ray must claim so that every actor of the run fits: on a small machine
     roles share cores, and the shares are settled by pinning, not by Ray."""
     wanted = (
-        config.rollout.actors * config.rollout.num_cpus
+        sum(f.most_actors * f.rollout.num_cpus for f in config.engine_fleets.values())
         + config.learner.ranks * config.learner.num_cpus
         + (config.reference.actors * config.reference.num_cpus if config.reference.enabled else 0)
     )

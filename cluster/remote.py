@@ -17,6 +17,8 @@ from enum import Enum, auto
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.placement import (
     REPOSITORY,
@@ -140,16 +142,54 @@ def spawn(
     Ray restarts nothing by itself: a replacement is a new actor with a new name, so that a zombie
     of the old one can never be mistaken for it.
     """
+    bundle = _reserve(placement) if placement.is_bundle else None
     options = {
         "num_cpus": placement.num_cpus,
         "num_gpus": placement.num_gpus,
+        "resources": dict(placement.resources),
+        **(_where(placement) if bundle is None else _inside(bundle)),
         "max_restarts": 0,
         "max_task_retries": 0,
         "max_concurrency": 1000,
         "runtime_env": {"env_vars": dict(placement.env)},
     }
     actor_class = ray.remote(type(name, (RoleHost,), {})).options(**options)
-    return actor_class.remote(build, dict(arguments), owner, placement.cores)
+    handle = actor_class.remote(build, dict(arguments), owner, placement.cores)
+    if bundle is not None:
+        _BUNDLES[handle._actor_id.hex()] = bundle
+    return handle
+
+
+_BUNDLES: dict[str, PlacementGroup] = {}
+"""Actor id → what is reserved for it, until ``kill``."""
+
+
+def _where(placement: Placement) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if placement.accelerator_type is not None:
+        options["accelerator_type"] = placement.accelerator_type
+    if placement.labels:
+        options["label_selector"] = dict(placement.labels)
+    return options
+
+
+def _reserve(placement: Placement) -> PlacementGroup:
+    """One bundle, whole on one node; it is there once the node has room."""
+    bundle = {"CPU": placement.num_cpus, "GPU": placement.num_gpus, **placement.resources}
+    if placement.accelerator_type is not None:
+        bundle[f"accelerator_type:{placement.accelerator_type}"] = 0.001
+    return placement_group(
+        [{name: amount for name, amount in bundle.items() if amount}],
+        strategy="STRICT_PACK",
+        bundle_label_selector=[dict(placement.labels)] if placement.labels else None,
+    )
+
+
+def _inside(bundle: PlacementGroup) -> dict[str, Any]:
+    strategy = PlacementGroupSchedulingStrategy(
+        bundle, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+    )
+    return {"scheduling_strategy": strategy}
 
 
 def submit(handle: Any, method: str, arguments: Mapping[str, Any]) -> Any:
@@ -185,8 +225,37 @@ def node_address() -> str:
 
 
 def kill(handle: Any) -> None:
-    """End an actor's process now. A process that is already gone is no error."""
+    """End an actor's process now, and free what was reserved for it. A process that is already gone
+    is no error."""
     ray.kill(handle, no_restart=True)
+    bundle = _BUNDLES.pop(handle._actor_id.hex(), None)
+    if bundle is not None:
+        remove_placement_group(bundle)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one machine of a cluster has in all."""
+
+    resources: Mapping[str, float]
+    """``CPU``, ``GPU``, ``accelerator_type:H100``, and custom ones."""
+    labels: Mapping[str, str]
+
+
+def cluster_nodes(address: str) -> list[Node]:
+    """The living machines of a Ray cluster. Raises ``EnvironmentUnfitError``."""
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except Exception as error:
+        raise EnvironmentUnfitError(f"Ray at {address}: {error}") from error
+    try:
+        return [
+            Node(node["Resources"], node["Labels"])
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"]
+        ]
+    finally:
+        ray.shutdown()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from cluster.model_folder import ModelFolder
-from safeladder.config import Config
+from safeladder.config import Config, EngineFleet
 
 RUNTIME_BYTES = {"rollout": 1.2e9, "reference": 0.8e9, "learner": 1.2e9, "verifier": 0.15e9}
 """Roughly what a process of that role holds before any weights: interpreter and libraries."""
@@ -29,25 +29,25 @@ class RolePlan:
     """Of each actor."""
     num_bytes: float
     """Of each actor: on its GPU if it has one, else in main memory."""
+    where: str = ""
+    """What it asks of its node, beyond cores and GPUs."""
 
 
 def resource_plan(config: Config, model: ModelFolder) -> list[RolePlan]:
     """One line for each role that the run starts."""
     weights = model.num_parameters * (4 if config.model.dtype == "float32" else 2)
-    rollout, reference, learner = config.rollout, config.reference, config.learner
-    cache = config.rollout.vllm.cpu_kv_cache_gib * 2**30 if rollout.engine == "vllm" else 0
+    reference, learner = config.reference, config.learner
     head_bytes = HEAD_BYTES + config.placement.object_store_gib * 2**30
     held = {
-        "rollout": weights + cache,
         "learner": _learner_bytes(config, model),
         "reference": weights,
     }
     sections = [
-        ("rollout", rollout.actors, rollout.num_cpus, rollout.num_gpus),
         ("learner", learner.ranks, learner.num_cpus, learner.num_gpus),
         ("reference", reference.actors, reference.num_cpus, reference.num_gpus),
     ]
     return [
+        *(_engine_plan(fleet, weights) for fleet in config.engine_fleets.values()),
         *(
             RolePlan(role, actors, cpus, gpus, RUNTIME_BYTES[role] + held[role])
             for role, actors, cpus, gpus in sections
@@ -59,6 +59,28 @@ def resource_plan(config: Config, model: ModelFolder) -> list[RolePlan]:
         ),
         RolePlan("driver, monitor, store", 1, 0, 0, head_bytes),
     ]
+
+
+def _engine_plan(fleet: EngineFleet, weights: float) -> RolePlan:
+    rollout = fleet.rollout
+    cache = rollout.vllm.cpu_kv_cache_gib * 2**30 if rollout.engine == "vllm" else 0
+    num_bytes = RUNTIME_BYTES["rollout"] + weights + cache
+    return RolePlan(
+        fleet.name,
+        fleet.most_actors,
+        rollout.num_cpus,
+        rollout.num_gpus,
+        num_bytes,
+        where_of(fleet),
+    )
+
+
+def where_of(fleet: EngineFleet) -> str:
+    """What the engines of a fleet ask of their node, in words; empty if nothing."""
+    parts = [fleet.accelerator_type or ""]
+    parts += [f"{label}={value}" for label, value in fleet.labels.items()]
+    parts += [f"{amount:g} {name}" for name, amount in fleet.resources.items()]
+    return ", ".join(filter(None, parts))
 
 
 def host_memory_bytes() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from safeladder.config import Config, PrincipleConfig
+from safeladder.config import Config, PrincipleConfig, RolloutConfig
 from safeladder.errors import ConfigError
 from safeladder.ports import PayloadStore, RolloutEngine, Verifier
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from learners.learner import Learner
 
 
-def build_rollout(*, store: PayloadStore, name: str, config: Config) -> RolloutActor:
-    """A rollout actor with the engine of ``rollout.engine``."""
+def build_rollout(*, store: PayloadStore, name: str, config: Config, fleet: str) -> RolloutActor:
+    """A rollout actor with the engine that its fleet asks for."""
     from actors.rollout import RolloutActor
 
-    return RolloutActor(name, _engine(name, config), store)
+    return RolloutActor(name, _engine(name, config, config.engine_fleets[fleet].rollout), store)
 
 
-def _engine(name: str, config: Config) -> RolloutEngine:
-    if config.rollout.engine == "vllm":
+def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:
+    if rollout.engine == "vllm":
         from actors.vllm_engine import VllmEngine
 
         # Of its own for every actor, replacements included: equal seeds draw equal samples.
         seed = crc32(f"{config.run.seed}/{name}".encode())
-        return VllmEngine(config.model, config.rollout, seed)
+        return VllmEngine(config.model, rollout, seed)
     from actors.transformers_engine import TransformersEngine
 
-    return TransformersEngine(config.model, config.rollout, config.run.seed)
+    return TransformersEngine(config.model, rollout, config.run.seed)
 
 
 def build_verifier_role(

@@ -134,7 +134,7 @@ class SimulatedRoles:
         self._lost_payloads.clear()
         self.learner_version = self._restored = self.checkpoint_step
         self.witness.saw_restart(fence, self.checkpoint_step)
-        for _ in range(self._config.rollout.actors):
+        for _ in range(sum(fleet.actors for fleet in self._config.engine_fleets.values())):
             self._start_engine()
         self._panel = Panel.first(self._config)
         for name in self._config.principles:

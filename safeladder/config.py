@@ -23,6 +23,9 @@ from safeladder.config_section import Name as Name
 from safeladder.config_section import Section as Section
 from safeladder.config_section import Share as Share
 from safeladder.config_section import Weight as Weight
+from safeladder.fleet_config import EngineFleet as EngineFleet
+from safeladder.fleet_config import FleetConfig as FleetConfig
+from safeladder.fleet_config import engine_fleets
 from safeladder.learner_config import LearnerConfig as LearnerConfig
 from safeladder.objective_config import ObjectiveConfig as ObjectiveConfig
 from safeladder.rollout_config import RolloutConfig as RolloutConfig
@@ -267,6 +270,8 @@ class Config(Section):
     routes: dict[Name, dict[Name, Weight]]
     """Label of a data row → {principle: weight}, each above 0 and at most 1e6."""
     rollout: RolloutConfig = RolloutConfig()
+    fleets: dict[Name, FleetConfig] = Field(default={})
+    """Rollout engines of several kinds instead of ``rollout.actors`` equal ones."""
     reward: RewardConfig = RewardConfig()
     reference: ReferenceConfig = ReferenceConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -295,9 +300,10 @@ class Config(Section):
                     raise ValueError(
                         f"routes.{route} names the principle {principle!r}, which is {unknown}"
                     )
+        engines = list(self.engine_fleets.values())
         if self.run.deterministic and (
-            self.rollout.engine != "transformers"
-            or self.rollout.actors != 1
+            [(fleet.rollout.engine, fleet.most_actors) for fleet in engines]
+            != [("transformers", 1)]
             or self.schedule.max_staleness != 0
         ):
             raise ValueError(
@@ -305,3 +311,8 @@ class Config(Section):
                 "schedule.max_staleness: 0"
             )
         return self
+
+    @property
+    def engine_fleets(self) -> dict[str, EngineFleet]:
+        """Name → rollout fleet: those of ``fleets``, or the one that ``rollout`` describes."""
+        return engine_fleets(self.fleets, self.rollout)

@@ -37,7 +37,7 @@ class RolloutConfig(Section):
     engine: Literal["vllm", "transformers"] = "vllm"
     """``transformers`` is small, exact and slow: for tests and deterministic runs."""
     actors: PositiveInt = 1
-    """Engines in the fleet."""
+    """Equal engines; several kinds of them stand in ``fleets`` instead."""
     group_size: Annotated[int, Field(ge=2, strict=True)] = 8
     """Completions of one prompt; advantages compare siblings."""
     max_prompt_tokens: PositiveInt = 1024

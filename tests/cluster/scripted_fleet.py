@@ -28,9 +28,22 @@ class ScriptedFleet:
         self.calls: list[Call] = []
         self.retired: list[str] = []
 
+    @property
+    def members(self) -> list[str]:
+        return self.ready
+
     def poll(self) -> list[FleetEvent]:
         events, self.events = self.events, []
         return events
+
+    def said(self, actor: str) -> EngineStatus:
+        return loaded(0, name=actor)
+
+    def take_beats(self) -> dict[str, Any]:
+        return {}
+
+    def num_open(self, actor: str) -> int:
+        return sum(call.actor == actor for call in self.calls)
 
     def least_busy(self, among: Collection[str] | None = None) -> str | None:
         return next((name for name in self.ready if among is None or name in among), None)

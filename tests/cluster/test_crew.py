@@ -49,7 +49,7 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
 def test_version_0_counts_as_loaded_only_if_its_digest_is_echoed(
     crew: Crew, status: EngineStatus, retired: list[str]
 ) -> None:
-    engines: Any = crew.rollout
+    engines: Any = crew.rollout.fleets["rollout"]
     engines.says = status
     crew.publish(0)
     (load,) = engines.take()
