@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from actors.profiling import measured
+from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import (
     InterruptCause,
     InterruptedGroup,
@@ -72,6 +74,10 @@ class EngineStatus:
     """Why the last ``load_weights`` brought no new version, or why ``is_dead``."""
     is_dead: bool = False
     """The engine cannot serve again; its process must be replaced."""
+    profile: EngineProfile | None = None
+    """What the engine can do; None before its start."""
+    load: EngineLoad | None = None
+    """How full it is; None before its start and after its death."""
 
     def has_loaded(self, manifest: WeightManifest) -> bool:
         """Whether this answers a ``load_weights`` of the manifest with success: the base model
@@ -121,7 +127,16 @@ def _num_needed(lease: Lease) -> int:
 class RolloutActor:
     """One engine and the leases it works on. All public methods are coroutines."""
 
-    def __init__(self, name: str, engine: RolloutEngine, store: PayloadStore) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: RolloutEngine,
+        store: PayloadStore,
+        *,
+        profile_tokens: int | None = None,
+    ) -> None:
+        """``profile_tokens``: most tokens of a sequence while the engine measures its speed at its
+        start; None leaves that out."""
         self._name = name
         self._engine = engine
         self._store = store
@@ -133,11 +148,17 @@ class RolloutActor:
         self._tokens_generated = 0
         self._busy_s = 0.0
         self._busy_since = 0.0
+        self._profile_tokens = profile_tokens
+        self._profile: EngineProfile | None = None
 
     async def start(self) -> EngineStatus:
         """Bring the engine up with the base model. Errors of the environment travel: an actor
         that cannot start has nothing to report."""
         await self._engine.start()
+        if self._profile_tokens is None:
+            self._profile = self._engine.limits()
+        else:
+            self._profile = await measured(self._engine, self._profile_tokens)
         return await self.status()
 
     async def generate(self, lease: Lease) -> GeneratedGroup | InterruptedGroup | GenerationFailure:
@@ -185,12 +206,14 @@ class RolloutActor:
             if refusal is not None or manifest.digest == self._digest:
                 return self._status(refusal)
             self._fence = manifest.fence
+            started = time.monotonic()
             try:
                 tensors = await self._store.get(payload_handle)
                 await self._engine.pause()
                 try:
                     await self._engine.load(manifest, tensors)
                     self._digest = manifest.digest
+                    self._note_link(manifest.num_bytes, time.monotonic() - started)
                 finally:
                     await self._engine.resume()
             except Exception as error:  # noqa: BLE001 - a failed update is reported, never raised
@@ -301,6 +324,7 @@ class RolloutActor:
             max_version=max(int(c.token_versions.max()) for c in completions),
             sha256=token_digest(completions),
             generate_s=made.generate_s,
+            load=self._load(),
             stopped=tuple(sample.tokens.size for sample in made.samples[needed:]),
         )
         return GeneratedGroup(header=header, payload=await self._store.put(group))
@@ -352,4 +376,19 @@ class RolloutActor:
             pid=os.getpid(),
             failure=failure or self._death,
             is_dead=self._death is not None,
+            profile=self._profile,
+            load=self._load(),
         )
+
+    def _load(self) -> EngineLoad | None:
+        if self._profile is None or self._death is not None:
+            return None
+        try:
+            return self._engine.occupancy()
+        except EngineFailedError:  # what asked for more than a number will tell
+            return None
+
+    def _note_link(self, num_bytes: int, seconds: float) -> None:
+        """The first load of weights says how fast they come."""
+        if self._profile is not None and self._profile.link_bytes_per_s is None and num_bytes:
+            self._profile = replace(self._profile, link_bytes_per_s=num_bytes / max(seconds, 1e-9))

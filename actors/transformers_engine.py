@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from actors.local_model import LOCAL, require_folder
 from actors.rendering import PromptRenderer
 from safeladder.config import ModelConfig, RolloutConfig
+from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import PartialCompletion
 from safeladder.ports import RawTensors
 from safeladder.records import Completion, FinishReason, Prompt, Sampling, Tokens, WeightManifest
@@ -175,6 +176,30 @@ class TransformersEngine:
         if self._is_paused:
             self._is_paused = False
             self._turn.release()
+
+    def limits(self) -> EngineProfile:
+        """See ``ports.RolloutEngine.limits``. The cache is a model of one: what the memory that the
+        config gives to a CPU's cache would hold."""
+        model = self._model.config
+        heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
+        width = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
+        num_bytes = 2 * model.num_hidden_layers * heads * width * self._model.dtype.itemsize
+        return EngineProfile(
+            kv_tokens=int(self._rollout.vllm.cpu_kv_cache_gib * 2**30 / num_bytes),
+            max_sequences=self._rollout.vllm.max_num_seqs,
+        )
+
+    def occupancy(self) -> EngineLoad:
+        """See ``ports.RolloutEngine.occupancy``. Nothing ever waits here, or is preempted."""
+        requests = self._requests.values()
+        alive = [sample for r in requests for batch in r.batches for sample in batch.alive]
+        held = sum(r.prompt.size for r in requests) + sum(sample.num_tokens for sample in alive)
+        return EngineLoad(
+            kv_share=min(1.0, held / self.limits().kv_tokens),
+            running=len(alive),
+            waiting=0,
+            preemptions=0,
+        )
 
     async def close(self) -> None:
         """End the worker thread after the step in progress."""

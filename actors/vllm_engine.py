@@ -30,6 +30,7 @@ from actors.rollout import EngineFailedError
 from actors.vllm_processes import WeightFile, child_environment
 from actors.vllm_sample import VllmSample
 from safeladder.config import ModelConfig, RolloutConfig
+from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import PartialCompletion
 from safeladder.ports import RawTensors
 from safeladder.records import Completion, Prompt, Sampling, WeightManifest
@@ -145,6 +146,20 @@ class VllmEngine:
         self._is_paused = False
         await self._ask(self._engine.resume_generation())
 
+    def limits(self) -> EngineProfile:
+        """See ``ports.RolloutEngine.limits``."""
+        cache = self._engine.vllm_config.cache_config
+        return EngineProfile(
+            kv_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
+            max_sequences=self._rollout.vllm.max_num_seqs,
+        )
+
+    def occupancy(self) -> EngineLoad:
+        """See ``ports.RolloutEngine.occupancy``."""
+        from actors.vllm_load import LoadRecorder
+
+        return LoadRecorder.of(self._engine).load
+
     async def close(self) -> None:
         """Abort everything and end all child processes."""
         if self._llm is not None:
@@ -171,7 +186,9 @@ class VllmEngine:
         with child_environment(enforce_eager=self._rollout.vllm.enforce_eager):
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            return AsyncLLM.from_engine_args(self._engine_args())
+            from actors.vllm_load import LoadRecorder
+
+            return AsyncLLM.from_engine_args(self._engine_args(), stat_loggers=[LoadRecorder])
 
     def _engine_args(self) -> AsyncEngineArgs:
         from vllm import AsyncEngineArgs
@@ -300,6 +317,8 @@ class VllmEngine:
 
     async def _switch(self) -> None:
         """Note where the new version begins in each request, and settle its cache."""
+        from actors.vllm_load import LoadRecorder
+
         llm = self._engine
         recompute = self._rollout.kv_on_update == "recompute"
         for sample in self._in_flight():
@@ -309,6 +328,8 @@ class VllmEngine:
             else:  # its prompt may be in the cache, made by old weights
                 sample.starts_afresh = True
                 await llm.abort(sample.internal_id, internal=True)
+        if recompute:
+            LoadRecorder.of(llm).will_preempt_all()
         if recompute or not self._in_flight():
             is_reset = await self._ask(llm.reset_prefix_cache(reset_running_requests=recompute))
         else:  # vLLM refuses while requests hold blocks

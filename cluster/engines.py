@@ -170,11 +170,14 @@ class EngineTable:
         self._line_up(engine)
         return sorted(engine.leases)
 
-    def serving(self, name: str, version: int, now_s: float) -> int | None:
+    def serving(
+        self, name: str, version: int, now_s: float, profile: EngineProfile | None = None
+    ) -> int | None:
         """Note what an engine serves. Returns the version it was asked for if it fell short."""
         engine = self._engines.get(name)
         if engine is None:
             return None
+        engine.profile = profile or engine.profile
         asked, engine.loading, engine.served = engine.loading, None, version
         fell_short = asked is not None and version < asked
         engine.next_load_s = now_s + (LOAD_RETRY_S if fell_short else 0.0)

@@ -68,7 +68,7 @@ class LeaseDesk:
 
     def note_version(self, event: EngineServing, now_s: float) -> None:
         """An engine says what it serves."""
-        asked = self._engines.serving(event.engine, event.version, now_s)
+        asked = self._engines.serving(event.engine, event.version, now_s, event.profile)
         if asked is not None:
             text = f"{event.engine} did not load version {asked}; it serves {event.version}"
             self._rulings.emit(Alert("weights", text))

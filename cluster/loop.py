@@ -61,7 +61,7 @@ from cluster.protocol import (
     VerdictsTaken,
     WeightsPublished,
 )
-from cluster.rollout_fleets import RolloutFleets, group_cap
+from cluster.rollout_fleets import RolloutFleets, announced
 from cluster.services import VerifierServices
 from cluster.telemetry import Telemetry
 from cluster.weight_store import PublishedWeights, WeightStore
@@ -163,6 +163,7 @@ class Loop:
     def _poll(self) -> None:
         for event in self._rollout.poll():
             self._on_rollout(event)
+        self._events += self._rollout.reports()
         for fleet in self._verifiers.values():
             for event in fleet.poll():
                 self._on_verifier(fleet.name, event)
@@ -177,8 +178,7 @@ class Loop:
 
     def _on_rollout(self, event: FleetEvent) -> None:
         if isinstance(event, Joined):
-            cap = group_cap(self._config, event.actor)
-            self._events.append(ActorJoined(ROLLOUT, event.actor, cap))
+            self._events.append(announced(self._config, event))
             self._load_newest(event.actor)
         elif isinstance(event, Lost):
             self._telemetry.actor_lost(ROLLOUT, event)
@@ -218,7 +218,7 @@ class Loop:
             return
         if status.failure is not None:
             self._telemetry.alert("weights", f"{reply.actor}: {status.failure}")
-        self._events.append(EngineServing(reply.actor, status.served_version))
+        self._events.append(EngineServing(reply.actor, status.served_version, status.profile))
 
     def _on_generation_failure(self, reply: Reply) -> None:
         failure = reply.value

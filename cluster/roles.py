@@ -24,7 +24,10 @@ def build_rollout(*, store: PayloadStore, name: str, config: Config, fleet: str)
     """A rollout actor with the engine that its fleet asks for."""
     from actors.rollout import RolloutActor
 
-    return RolloutActor(name, _engine(name, config, config.engine_fleets[fleet].rollout), store)
+    rollout = config.engine_fleets[fleet].rollout
+    measures = rollout.profile and not config.run.deterministic
+    tokens = rollout.max_new_tokens if measures else None
+    return RolloutActor(name, _engine(name, config, rollout), store, profile_tokens=tokens)
 
 
 def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from cluster.fleet import Exhausted, Fleet, FleetEvent
+from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined
+from cluster.protocol import ROLLOUT, ActorJoined, EngineReported, Event
 from safeladder.config import Config
 
 log = logging.getLogger(__name__)
@@ -21,9 +22,11 @@ def fleet_of(engine: str) -> str:
     return engine.rpartition("-")[0]
 
 
-def group_cap(config: Config, engine: str) -> int | None:
-    """Most groups that an engine may hold, whatever its cache bears."""
-    return config.engine_fleets[fleet_of(engine)].rollout.max_concurrent_groups
+def announced(config: Config, event: Joined) -> ActorJoined:
+    """What the coordinator hears of an engine that is up: its profile, and the most groups that it
+    may hold, whatever its cache bears."""
+    cap = config.engine_fleets[fleet_of(event.actor)].rollout.max_concurrent_groups
+    return ActorJoined(ROLLOUT, event.actor, cap, event.value.profile)
 
 
 class RolloutFleets:
@@ -43,9 +46,10 @@ class RolloutFleets:
         """What the engine said of itself last: at its start, or to a heartbeat."""
         return self.fleets[fleet_of(engine)].said(engine)
 
-    def take_beats(self) -> dict[str, Any]:
-        """Engine → its newest answer to a heartbeat, for those that came since the last call."""
-        return {k: v for fleet in self.fleets.values() for k, v in fleet.take_beats().items()}
+    def reports(self) -> list[Event]:
+        """How full the engines are that have answered a heartbeat since the last call."""
+        beats = [beat for fleet in self.fleets.values() for beat in fleet.take_beats().items()]
+        return [EngineReported(name, said.load) for name, said in beats if said.load is not None]
 
     def least_busy(self, among: Collection[str] | None = None) -> str | None:
         """As ``Fleet.least_busy``, over all of them."""

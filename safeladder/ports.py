@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import PartialCompletion
 from safeladder.records import (
     Completion,
@@ -75,6 +76,14 @@ class RolloutEngine(Protocol):
 
     async def resume(self) -> None:
         """Go on with every request in flight, under the loaded version."""
+        ...
+
+    def limits(self) -> EngineProfile:
+        """Its cache and batch, without any speed. It must be started."""
+        ...
+
+    def occupancy(self) -> EngineLoad:
+        """How full it is. Costs nothing."""
         ...
 
     async def close(self) -> None:

@@ -51,6 +51,9 @@ class RolloutConfig(Section):
     max_concurrent_groups: PositiveInt | None = None
     """Most leases that one engine holds at a time. How many it holds below that follows from how
     full its cache is; null leaves it to the cache alone."""
+    profile: Flag = True
+    """Each engine measures its speed when it comes up, which takes at most four seconds, and gets
+    work accordingly; without, all engines count as equally fast. Deterministic runs never do."""
     group_deadline_s: PositiveFloat = 600.0
     """A lease older than this is taken back and given out again."""
     max_attempts: PositiveInt = 3

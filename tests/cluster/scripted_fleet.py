@@ -27,6 +27,7 @@ class ScriptedFleet:
         self.events: list[FleetEvent] = []
         self.calls: list[Call] = []
         self.retired: list[str] = []
+        self.beats: dict[str, Any] = {}
 
     @property
     def members(self) -> list[str]:
@@ -40,7 +41,8 @@ class ScriptedFleet:
         return loaded(0, name=actor)
 
     def take_beats(self) -> dict[str, Any]:
-        return {}
+        beats, self.beats = self.beats, {}
+        return beats
 
     def num_open(self, actor: str) -> int:
         return sum(call.actor == actor for call in self.calls)

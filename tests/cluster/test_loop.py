@@ -25,6 +25,7 @@ from cluster.protocol import (
     Tick,
     Train,
 )
+from cluster.rollout_fleets import RolloutFleets
 from cluster.weight_store import WeightStore
 from safeladder.errors import SafeladderError
 from safeladder.records import GroupKey, StepPayloadsLost, TrainOrder
@@ -75,7 +76,7 @@ def make_loop(
         fence=1,
         coordinator=listener,  # type: ignore[arg-type]
         ledger=Mock(),
-        rollout=engines,  # type: ignore[arg-type]
+        rollout=RolloutFleets({"rollout": engines}),  # type: ignore[dict-item]
         verifiers={"verifier/safety": verifiers} if verifiers else {},  # type: ignore[dict-item]
         reference=reference,  # type: ignore[arg-type]
         learners=Mock(poll=Mock(side_effect=[learned, *[[]] * TURNS])),

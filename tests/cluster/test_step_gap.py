@@ -9,9 +9,7 @@ from cluster.step_gap import StepGap, step_gap
 Row = dict[str, float]
 
 
-def row(
-    step_s: float = 10.0, train_s: float = 9.5, wait_s: float = 0.3, **more: float
-) -> Row:
+def row(step_s: float = 10.0, train_s: float = 9.5, wait_s: float = 0.3, **more: float) -> Row:
     engines = {"engines/busy": 0.8, "engines/idle": 0.2, "engines/loading": 0.0}
     times = {"time/step_s": step_s, "time/train_s": train_s}
     rest = {"learner/wait_s": wait_s, "learner/other_s": max(0.0, step_s - train_s - wait_s)}

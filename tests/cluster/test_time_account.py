@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.group_life import GroupLives
-from cluster.protocol import GrantLease, Score, Train
+from cluster.protocol import GrantLease, Train
 from cluster.time_account import TimeAccount
 from cluster.transitions import GroupState
 from tests.cluster.coordinator_play import Play, make_config
