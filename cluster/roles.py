@@ -36,7 +36,7 @@ def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:
 
         # Of its own for every actor, replacements included: equal seeds draw equal samples.
         seed = crc32(f"{config.run.seed}/{name}".encode())
-        return VllmEngine(config.model, rollout, seed)
+        return VllmEngine(config.model, rollout, seed, config.weights.chunk_bytes)
     from actors.transformers_engine import TransformersEngine
 
     return TransformersEngine(config.model, rollout, config.run.seed)

@@ -27,6 +27,7 @@ from safeladder.records import (
     WeightManifest,
 )
 from safeladder.tensors import checksum
+from safeladder.weight_payload import WeightPayload, split
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
 
@@ -84,6 +85,12 @@ class DictStore:
 
     async def get(self, handle: int) -> Any:
         return self.values[handle]
+
+    async def put_weights(self, raw: Raw, chunk_bytes: int = 20_000) -> WeightPayload:
+        """Store a version in chunks."""
+        sizes = {name: array.nbytes for name, array in raw.items()}
+        chunks = [{n: raw[n] for n in names} for names in split(sizes, chunk_bytes)]
+        return WeightPayload(chunks=tuple([await self.put(chunk) for chunk in chunks]))
 
 
 @dataclass
@@ -191,9 +198,10 @@ def rollout_config(kv_on_update: Literal["keep", "recompute"] = "keep") -> Rollo
 
 def laboratory(kind: str, path: Path, kv: Literal["keep", "recompute"]) -> Iterator[Laboratory]:
     model = ModelConfig(path=path, dtype="float32")
-    engine: Any = {"transformers": TransformersEngine, "vllm": VllmEngine}[kind](
-        model, rollout_config(kv), seed=0
-    )
+    if kind == "vllm":  # several chunks for every update
+        engine: Any = VllmEngine(model, rollout_config(kv), seed=0, chunk_bytes=20_000)
+    else:
+        engine = TransformersEngine(model, rollout_config(kv), seed=0)
     with asyncio.Runner() as runner:
         lab = Laboratory(engine, runner, {0: tiny_model(tiny_tokenizer())})
         lab.run(engine.start(), timeout=180)
