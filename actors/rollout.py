@@ -136,13 +136,14 @@ class RolloutActor:
         store: PayloadStore,
         *,
         profile_tokens: int | None = None,
+        delta: bool = False,
     ) -> None:
         """``profile_tokens``: most tokens of a sequence while the engine measures its speed at its
-        start; None leaves that out."""
+        start; None leaves that out. ``delta``: see ``WeightIntake``."""
         self._name = name
         self._engine = engine
         self._store = store
-        self._intake = WeightIntake(store)
+        self._intake = WeightIntake(store, delta=delta)
         self._running: dict[tuple[GroupKey, int], _Work] = {}
         self._updating = asyncio.Lock()
         self._fence = 0

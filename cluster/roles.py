@@ -27,7 +27,8 @@ def build_rollout(*, store: PayloadStore, name: str, config: Config, fleet: str)
     rollout = config.engine_fleets[fleet].rollout
     measures = rollout.profile and not config.run.deterministic
     tokens = rollout.max_new_tokens if measures else None
-    return RolloutActor(name, _engine(name, config, rollout), store, profile_tokens=tokens)
+    engine = _engine(name, config, rollout)
+    return RolloutActor(name, engine, store, profile_tokens=tokens, delta=config.weights.delta)
 
 
 def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:

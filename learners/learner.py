@@ -88,7 +88,7 @@ class Learner:
         self._step = self._version = 0
         self._fence = -1
         self._last_report: StepReport | None = None
-        self._publisher = Publisher(store, config.weights.chunk_bytes)
+        self._publisher = Publisher(store, config.weights.chunk_bytes, delta=config.weights.delta)
 
     async def rendezvous(self) -> tuple[str, int]:
         """The address of this machine and a free port, for the process group of all ranks."""

@@ -8,11 +8,27 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightDelta:
+    """A version as what changed since another one, in the payload store beside the whole."""
+
+    base_digest: str
+    """``WeightManifest.digest`` of the version that it changes."""
+    chunks: tuple[Any, ...]
+    """Handles; each is a mapping of tensor name → ``weight_deltas`` bytes. Tensors that did not
+    change are left out."""
+    num_bytes: int
+    num_changed: int
+    """Elements."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightPayload:
     """Handles in the payload store. No object holds a whole model: each is a ``RawTensors`` of the
     next tensors of the manifest, which engines of one node map instead of copying."""
 
     chunks: tuple[Any, ...]
+    delta: WeightDelta | None = None
+    """For engines that hold its base; None if there is no base, or the delta would be large."""
 
 
 def split(sizes: Mapping[str, int], limit: int) -> list[list[str]]:

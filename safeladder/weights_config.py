@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safeladder.config_section import PositiveInt, Section
+from safeladder.config_section import Flag, PositiveInt, Section
 
 MIB = 2**20
 
@@ -14,6 +14,11 @@ class WeightsConfig(Section):
     """A version is stored, and handed to an engine, in pieces of at most this size; a larger tensor
     is a piece of its own. Small enough that a piece more or less in memory does not count, large
     enough that a model is not thousands of objects."""
+
+    delta: Flag = False
+    """Also publish what changed since the version before, without loss, for engines that hold that
+    one; saves the wire between nodes where weights are bfloat16. Costs a host copy of the trained
+    weights in each rollout actor, and one version more in the object store."""
 
     @property
     def chunk_bytes(self) -> int:

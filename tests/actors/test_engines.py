@@ -6,7 +6,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ import torch
 from actors.rendering import PromptRenderer
 from actors.rollout import EngineFailedError, RolloutActor
 from actors.transformers_engine import TransformersEngine
+from learners.publication import Publisher
 from safeladder.ports import PromptTooLongError
 from safeladder.records import Completion, WeightManifest
 
@@ -24,6 +28,7 @@ from .conftest import (
     LONG,
     DictStore,
     Laboratory,
+    PublishedPolicy,
     ask,
     assert_versions_change_exactly_at,
     draw,
@@ -212,6 +217,24 @@ def test_a_corrupted_tensor_is_refused_and_the_old_version_served_on(lab: Labora
     for completion in lab.run(lab.answers(ask("hello"), draw(2, 16))):
         assert set(completion.token_versions.tolist()) == {old}
         assert error(lab, completion, old).max() < EXACT
+
+
+def test_a_chain_of_deltas_is_served_like_whole_versions(lab: Laboratory) -> None:
+    store = DictStore()
+    publisher = Publisher(store, 20_000, delta=True)
+    actor = RolloutActor("rollout-0", lab.engine, store, delta=True)
+    with ThreadPoolExecutor(1) as thread:
+        for is_delta in (False, True, True):
+            lab.prepare(share=0.02)
+            policy: Any = PublishedPolicy(lab.oracle(lab.version + 1))
+            manifest, payload = lab.run(publisher.publish(policy, thread, lab.version + 1, 1))
+            assert (payload.delta is not None) == is_delta
+            if is_delta:  # the engine can do without the whole version
+                payload = replace(payload, chunks=())
+            assert lab.run(actor.load_weights(manifest, payload)).has_loaded(manifest)
+    for completion in lab.run(lab.answers(ask("hello"), draw(2, 16))):
+        assert error(lab, completion, lab.version).max() < EXACT
+        assert error(lab, completion, lab.version - 1).max() > 10 * EXACT
 
 
 def test_a_version_that_does_not_fit_the_model_is_refused_and_the_old_one_served_on(
