@@ -301,16 +301,19 @@ class Coordinator:
         ADMITTED already. At bound 0, as in deterministic mode, only the groups of one step live at
         a time: a step then has the first ones that are not dropped, whatever finished first."""
         is_busy = self._learner.running_step is not None or self._is_trained
-        missing = self._config.schedule.groups_per_step - self._groups.counts[GroupState.ADMITTED]
-        if is_busy or self._scores.pause_reason or self._groups.num_scored < missing:
+        if is_busy or self._scores.pause_reason:
             return
-        ready = self._fresh(self._groups.scored)
+        missing = self._config.schedule.groups_per_step - self._groups.counts[GroupState.ADMITTED]
+        enough = self._groups.num_scored >= missing
+        ready = self._fresh(self._groups.scored) if enough else []
         if len(ready) < missing:
+            self._leases.lead.starve()
             return
         step = self._learner.start_step(now_s)
         for group in ready[:missing]:
             self._groups.move(group, GroupState.ADMITTED, step=step)
             self.lives.add(group.entered_s)
+        self._leases.lead.step_begins(len(ready) - missing)
         self._drops.clear()
         chosen = tuple(map(_train_group, self._groups.admitted))
         self.emit(Train(TrainOrder(step=step, fence=self._fence, groups=chosen)))

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from cluster.engines import Engine, EngineTable
 from cluster.groups import Group, GroupTable, PromptSource
+from cluster.lead import Lead
 from cluster.protocol import ActorJoined, Alert, EngineServing, GrantLease, LoadWeights
 from cluster.rulings import Rulings
 from cluster.transitions import GroupState
@@ -44,6 +45,7 @@ class LeaseDesk:
         self._groups = groups
         self._rulings = rulings
         self._engines = EngineTable(config.rollout.group_size)
+        self.lead = Lead(config.schedule)
         self._answer_tokens = float(config.rollout.group_size * config.rollout.max_new_tokens)
         """Expected tokens of all siblings; as long as they can be, before any came."""
         self._num_generated = 0
@@ -144,12 +146,14 @@ class LeaseDesk:
             self._rulings.retry(self._groups[key], f"{engine} was lost")
 
     def _limit(self, served_version: int) -> int:
-        """Admission, but never more groups than the run has steps for."""
+        """Admission, but no further ahead of the learner than it needs, and never more groups than
+        the run has steps for."""
         if served_version < self._first_version:
             return 0
         schedule = self._config.schedule
         total = self._config.run.steps * schedule.groups_per_step
-        return min(schedule.admission_limit(served_version), total)
+        ahead = self._groups.counts[GroupState.TRAINED] + self.lead.num_groups
+        return min(schedule.admission_limit(served_version), ahead, total)
 
     def _sampling(self, key: GroupKey) -> Sampling:
         rollout = self._config.rollout
