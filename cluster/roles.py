@@ -27,8 +27,7 @@ def build_rollout(*, store: PayloadStore, name: str, config: Config, fleet: str)
     rollout = config.engine_fleets[fleet].rollout
     measures = rollout.profile and not config.run.deterministic
     tokens = rollout.max_new_tokens if measures else None
-    engine = _engine(name, config, rollout)
-    return RolloutActor(name, engine, store, profile_tokens=tokens, delta=config.weights.delta)
+    return RolloutActor(name, _engine(name, config, rollout), store, profile_tokens=tokens)
 
 
 def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:
@@ -37,7 +36,7 @@ def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:
 
         # Of its own for every actor, replacements included: equal seeds draw equal samples.
         seed = crc32(f"{config.run.seed}/{name}".encode())
-        return VllmEngine(config.model, rollout, seed, config.weights.chunk_bytes)
+        return VllmEngine(config.model, rollout, seed)
     from actors.transformers_engine import TransformersEngine
 
     return TransformersEngine(config.model, rollout, config.run.seed)

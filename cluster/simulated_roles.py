@@ -121,7 +121,7 @@ class SimulatedRoles:
         self._lost_payloads: set[str] = set()
         self.learner_version = self._restored = 0
         self.checkpoint_step = 0
-        self.timetable = Timetable()
+        self.timetable = Timetable[Happening]()
         self.witness = Witness(
             config.schedule.groups_per_step, config.schedule.max_staleness, self._true_reward
         )

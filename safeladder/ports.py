@@ -68,10 +68,9 @@ class RolloutEngine(Protocol):
         ...
 
     async def load(self, manifest: WeightManifest, tensors: RawTensors) -> None:
-        """Take new weights while paused. The caller has verified them; an engine whose bytes take
-        another way from here to the model verifies what arrives.
+        """Take new weights while paused; verify checksums first.
 
-        Raises ``ValueError`` if they do not fit the model, and then still serves the old version.
+        Raises ``ChecksumError`` and then still serves the old version.
         """
         ...
 

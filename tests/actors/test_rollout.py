@@ -16,7 +16,6 @@ from actors.rollout import EngineFailedError, GeneratedGroup, RolloutActor
 from actors.transformers_engine import TransformersEngine
 from safeladder.config import ModelConfig, RolloutConfig
 from safeladder.records import Completion, GenerationFailure, GroupKey, Lease, RolloutGroup
-from safeladder.weight_payload import WeightPayload
 
 from .conftest import DictStore, Laboratory, ask, draw, tiny_model, tiny_tokenizer
 
@@ -136,27 +135,27 @@ def test_an_engine_that_raises_is_a_retryable_failure(lab: Laboratory) -> None:
 def test_a_dead_engine_is_reported_and_refuses_everything(lab: Laboratory, how: str) -> None:
     manifest, raw = lab.prepare()
     store = DictStore()
-    payload = lab.run(store.put_weights(raw))
+    handle = lab.run(store.put(raw))
     actor = RolloutActor("r", BrokenEngine(EngineFailedError("gone")), store)
     if how == "generate":
         lab.run(actor.generate(lease()))
     else:
-        lab.run(actor.load_weights(manifest, payload))
+        lab.run(actor.load_weights(manifest, handle))
     status = lab.run(actor.status())
     assert (status.is_dead, status.failure) == (True, "gone")
     assert lab.run(actor.generate(lease())).detail == "gone"
-    assert lab.run(actor.load_weights(manifest, payload)).failure == "gone"
+    assert lab.run(actor.load_weights(manifest, handle)).failure == "gone"
 
 
 def test_an_update_reaches_a_group_in_flight_and_is_acknowledged(stage: Stage) -> None:
     async def work() -> tuple[GeneratedGroup, Any]:
         old = stage.lab.version
         manifest, raw = stage.lab.prepare()
-        payload = await stage.store.put_weights(raw)
+        handle = await stage.store.put(raw)
         running = asyncio.ensure_future(stage.actor.generate(lease(tokens=150)))
         await stage.lab.pause_after("0/0/1", 4)
         await stage.lab.engine.resume()
-        status = await stage.actor.load_weights(manifest, payload)
+        status = await stage.actor.load_weights(manifest, handle)
         assert (status.served_version, status.digest) == (old + 1, manifest.digest)
         assert status.failure is None
         assert status.groups_in_flight == 1
@@ -170,11 +169,11 @@ def test_an_update_reaches_a_group_in_flight_and_is_acknowledged(stage: Stage) -
 def test_a_failed_update_is_reported_and_the_engine_serves_on(stage: Stage, fault: str) -> None:
     old = stage.lab.version
     manifest, raw = stage.lab.prepare()
-    payload = WeightPayload(chunks=("nowhere",))
+    handle: Any = "nowhere"
     if fault == "corrupted":
         raw["model.norm.weight"] = raw["model.norm.weight"][::-1].copy()
-        payload = stage.run(stage.store.put_weights(raw))
-    status = stage.run(stage.actor.load_weights(manifest, payload))
+        handle = stage.run(stage.store.put(raw))
+    status = stage.run(stage.actor.load_weights(manifest, handle))
     assert status.failure.startswith("ChecksumError" if fault == "corrupted" else "KeyError")
     assert (status.served_version, status.is_dead) == (old, False)
     assert isinstance(stage.run(stage.actor.generate(lease())), GeneratedGroup)
@@ -182,20 +181,20 @@ def test_a_failed_update_is_reported_and_the_engine_serves_on(stage: Stage, faul
 
 def test_a_version_that_is_already_served_is_acknowledged_without_loading(stage: Stage) -> None:
     manifest, raw = stage.lab.prepare()
-    payload = stage.run(stage.store.put_weights(raw))
-    stage.run(stage.actor.load_weights(manifest, payload))
+    handle = stage.run(stage.store.put(raw))
+    stage.run(stage.actor.load_weights(manifest, handle))
     stage.store.values.clear()
-    status = stage.run(stage.actor.load_weights(manifest, payload))
+    status = stage.run(stage.actor.load_weights(manifest, handle))
     assert (status.failure, status.digest) == (None, manifest.digest)
 
 
 def test_an_older_version_is_refused(stage: Stage) -> None:
     older, raw = stage.lab.prepare()
-    payload = stage.run(stage.store.put_weights(raw))
-    stage.run(stage.actor.load_weights(older, payload))
+    handle = stage.run(stage.store.put(raw))
+    stage.run(stage.actor.load_weights(older, handle))
     newer, raw = stage.lab.prepare()
-    stage.run(stage.actor.load_weights(newer, stage.run(stage.store.put_weights(raw))))
-    assert "is older than" in stage.run(stage.actor.load_weights(older, payload)).failure
+    stage.run(stage.actor.load_weights(newer, stage.run(stage.store.put(raw))))
+    assert "is older than" in stage.run(stage.actor.load_weights(older, handle)).failure
 
 
 def test_a_driver_with_an_older_fence_is_refused(stage: Stage) -> None:
@@ -203,7 +202,7 @@ def test_a_driver_with_an_older_fence_is_refused(stage: Stage) -> None:
     failure = stage.run(stage.actor.generate(lease(fence=4)))
     assert (failure.cause, failure.retryable) == ("engine_error", False)
     manifest, raw = stage.lab.prepare()
-    status = stage.run(stage.actor.load_weights(manifest, stage.run(stage.store.put_weights(raw))))
+    status = stage.run(stage.actor.load_weights(manifest, stage.run(stage.store.put(raw))))
     assert status.failure == "fence 1 is older than 5"
 
 
