@@ -37,7 +37,7 @@ demo: setup  ## train SmolLM2-135M against four principles on two cores; prints 
 
 bench: setup  ## the benchmarks of this machine, each with its bar
 	$(PYTHON) -m benchmarks.coordinator
-	$(PYTHON) -m benchmarks.verifier_service
+	$(PYTHON) -m benchmarks.verifier_service && $(PYTHON) -m benchmarks.weights
 	$(PYTHON) -m benchmarks.async_vs_sync
 
 abuse: setup  ## every attack on services, judges and the sandbox; prints what came of each class

@@ -5,7 +5,7 @@
     generate(lease) ── engine.generate ──▶ completions ── store.put ──▶ GeneratedGroup
          │ interrupt, deadline ──▶ tokens so far ──────── store.put ──▶ InterruptedGroup
          │ engine error, or not interruptible ────────────────────────▶ GenerationFailure
-    load_weights ──▶ pause ─▶ load ─▶ resume        one at a time, requests in flight live on
+    load_weights ──▶ read, verify ─▶ pause ─▶ load ─▶ resume   one at a time, requests live on
 
 Owns deadlines, fencing and the accounting that ``status`` reports. Does not know
 which engine works behind the port, where this object runs, or who calls it. No method raises
@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.profiling import measured
+from actors.weight_intake import WeightIntake
 from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import (
     InterruptCause,
@@ -44,6 +45,7 @@ from safeladder.records import (
     RolloutGroup,
     WeightManifest,
 )
+from safeladder.weight_payload import WeightPayload
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +136,14 @@ class RolloutActor:
         store: PayloadStore,
         *,
         profile_tokens: int | None = None,
+        delta: bool = False,
     ) -> None:
         """``profile_tokens``: most tokens of a sequence while the engine measures its speed at its
-        start; None leaves that out."""
+        start; None leaves that out. ``delta``: see ``WeightIntake``."""
         self._name = name
         self._engine = engine
         self._store = store
+        self._intake = WeightIntake(store, delta=delta)
         self._running: dict[tuple[GroupKey, int], _Work] = {}
         self._updating = asyncio.Lock()
         self._fence = 0
@@ -194,12 +198,12 @@ class RolloutActor:
             return False
         return await self._interrupt(f"{key}/{attempt}", work, "asked")
 
-    async def load_weights(self, manifest: WeightManifest, payload_handle: Any) -> EngineStatus:
-        """Take a published version: pause, load, and in every case resume.
+    async def load_weights(self, manifest: WeightManifest, payload: WeightPayload) -> EngineStatus:
+        """Take a published version: read and verify, pause, load, and in every case resume.
 
-        ``payload_handle`` leads to the raw tensors. A version that is already served, byte for
-        byte, is acknowledged at once; an older one, or an older fence, is refused. The answer's
-        ``served_version`` and ``digest`` are the acknowledgement; ``failure`` says why not.
+        A version that is already served, byte for byte, is acknowledged at once; an older one, or
+        an older fence, is refused. The answer's ``served_version`` and ``digest`` are the
+        acknowledgement; ``failure`` says why not.
         """
         async with self._updating:
             refusal = self._refusal(manifest)
@@ -208,7 +212,7 @@ class RolloutActor:
             self._fence = manifest.fence
             started = time.monotonic()
             try:
-                tensors = await self._store.get(payload_handle)
+                tensors = await self._intake.take(manifest, payload)
                 await self._engine.pause()
                 try:
                     await self._engine.load(manifest, tensors)

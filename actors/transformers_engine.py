@@ -30,7 +30,6 @@ from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import PartialCompletion
 from safeladder.ports import RawTensors
 from safeladder.records import Completion, FinishReason, Prompt, Sampling, Tokens, WeightManifest
-from safeladder.tensors import verify
 
 T = TypeVar("T")
 
@@ -282,8 +281,7 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _replace(self, manifest: WeightManifest, tensors: RawTensors) -> None:
-        """Check everything, then copy into the live parameters."""
-        verify(manifest, tensors)
+        """Check all shapes, then copy into the live parameters."""
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
         for spec in manifest.tensors:
             found = parameters.get(spec.name)

@@ -12,7 +12,7 @@ Requests ask for their final output only; until then vLLM's front end keeps the 
 An update, with every request in flight kept::
 
     pause   scheduler stops, device idle, all outputs of finished steps processed: counts exact
-    load    verify ─▶ file in memory ─▶ worker verifies and loads ─▶ receipt echoed ─▶ spans noted
+    load    file in memory ─▶ worker verifies, loads ─▶ next chunk ... receipt echoed ─▶ spans noted
             keep:      requests go on over old keys; those without a token start afresh
             recompute: vLLM preempts all and computes their keys anew under the new weights
     resume
@@ -27,14 +27,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.rendering import PromptRenderer
 from actors.rollout import EngineFailedError
-from actors.vllm_processes import WeightFile, child_environment
+from actors.vllm_processes import child_environment
 from actors.vllm_sample import VllmSample
+from actors.vllm_transfer import transfer
 from safeladder.config import ModelConfig, RolloutConfig
 from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import PartialCompletion
 from safeladder.ports import RawTensors
 from safeladder.records import Completion, Prompt, Sampling, WeightManifest
-from safeladder.tensors import verify
+from safeladder.weights_config import WeightsConfig
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
@@ -61,7 +62,14 @@ class VllmEngine:
     once the engine process is dead or its weights are half loaded.
     """
 
-    def __init__(self, model: ModelConfig, rollout: RolloutConfig, seed: int) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        seed: int,
+        chunk_bytes: int = WeightsConfig().chunk_bytes,
+    ) -> None:
+        self._chunk_bytes = chunk_bytes
         self._model = model
         self._rollout = rollout
         self._seed = seed
@@ -132,11 +140,8 @@ class VllmEngine:
         others is a ``ValueError``; the old version is served then too."""
         if not self._is_paused:
             raise RuntimeError("load() needs a paused engine")
-        await asyncio.to_thread(verify, manifest, tensors)
         async with self._door:
-            with await asyncio.to_thread(WeightFile, manifest, tensors) as file:
-                await self._transfer(file.update_info(manifest))
-            await self._check_receipt(manifest)
+            await self._transfer(manifest, tensors)
             self._version = manifest.version
             self._salt = f"{manifest.version}-{manifest.digest}"
             await self._switch()
@@ -280,40 +285,16 @@ class VllmEngine:
         for _ in range(chunks + 2):  # the last turns are for the tasks that take the results
             await asyncio.sleep(0)
 
-    async def _transfer(self, update_info: dict[str, Any]) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
+    async def _transfer(self, manifest: WeightManifest, tensors: RawTensors) -> None:
         llm = self._engine
-        await self._ask(llm.start_weight_update())
-        request = WeightTransferUpdateRequest(update_info=update_info)
         try:
-            await self._ask(llm.update_weights(request))
-        except EngineFailedError:
+            await transfer(llm, self._ask, manifest, tensors, self._chunk_bytes)
+        except EngineFailedError as error:
+            if self._failure is None:  # the engine lives, but with a mixture of versions
+                in_flight = [sample.internal_id for sample in self._in_flight()]
+                self._failure = str(error)
+                await llm.abort(in_flight, internal=True)
             raise
-        except Exception as error:  # vLLM passes every worker error on as a bare Exception
-            if all(intact for _, _, intact in await self._receipts()):
-                raise ValueError(
-                    f"vLLM refused version {update_info['version']}: {error}"
-                ) from error
-            self._failure = f"version {update_info['version']} was loaded half-way: {error}"
-            await llm.abort([s.internal_id for s in self._in_flight()], internal=True)
-            raise EngineFailedError(self._failure) from error
-        await self._ask(llm.finish_weight_update(str(update_info["version"])))
-
-    async def _check_receipt(self, manifest: WeightManifest) -> None:
-        for version, digest, _ in await self._receipts():
-            if (version, digest) != (manifest.version, manifest.digest):
-                self._failure = (
-                    f"a worker echoes version {version} ({digest[:12]}) instead of "
-                    f"{manifest.version} ({manifest.digest[:12]})"
-                )
-                raise EngineFailedError(self._failure)
-
-    async def _receipts(self) -> list[tuple[int, str, bool]]:
-        receipts: list[tuple[int, str, bool]] = await self._ask(
-            self._engine.collective_rpc("weight_receipt")
-        )
-        return receipts
 
     async def _switch(self) -> None:
         """Note where the new version begins in each request, and settle its cache."""

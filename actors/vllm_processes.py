@@ -1,6 +1,6 @@
 """What vLLM's child processes need from their parent: an environment, and weights in memory.
 
-Owns the variables that vLLM reads, the visibility of our plug-in, and the memory file through
+Owns the variables that vLLM reads, the visibility of our plug-in, and the memory files through
 which raw tensors reach the workers. Knows no engine and no request.
 """
 
@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from safeladder.ports import RawTensors
-from safeladder.records import WeightManifest
+from safeladder.records import TensorSpec, WeightManifest
 
 PLUGIN_GROUP = "vllm.general_plugins"
 PLUGIN_NAME = "safeladder_weights"
@@ -88,17 +88,18 @@ def _plugin_is_visible() -> bool:
 
 
 class WeightFile:
-    """Raw tensors in an anonymous memory file that children open through ``/proc``.
+    """A chunk of a version in an anonymous memory file that children open through ``/proc``.
 
     It has no name in any file system, so it is gone when this process is, however it ends.
     """
 
-    def __init__(self, manifest: WeightManifest, tensors: RawTensors) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], tensors: RawTensors) -> None:
+        self._specs = specs
         self._descriptor = os.memfd_create("safeladder-weights")
         self._offsets: list[int] = []
         try:
             end = 0
-            for spec in manifest.tensors:
+            for spec in specs:
                 end = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
                 self._offsets.append(end)
                 end = self._write(np.ascontiguousarray(tensors[spec.name]).data, end)
@@ -123,16 +124,16 @@ class WeightFile:
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
     def update_info(self, manifest: WeightManifest) -> dict[str, Any]:
-        """Fields of ``vllm_weights.FileUpdate`` for this file."""
-        specs = manifest.tensors
+        """Fields of ``vllm_weights.FileUpdate`` for this file, a part of the manifest's version."""
         return {
             "path": self.path,
             "version": manifest.version,
             "fence": manifest.fence,
-            "names": [spec.name for spec in specs],
-            "dtypes": [spec.dtype for spec in specs],
-            "shapes": [list(spec.shape) for spec in specs],
-            "checksums": [spec.checksum for spec in specs],
+            "version_names": [spec.name for spec in manifest.tensors],
+            "names": [spec.name for spec in self._specs],
+            "dtypes": [spec.dtype for spec in self._specs],
+            "shapes": [list(spec.shape) for spec in self._specs],
+            "checksums": [spec.checksum for spec in self._specs],
             "offsets": self._offsets,
         }
 

@@ -1,4 +1,4 @@
-"""vLLM's worker side of a weight update: read raw tensors from a file, verify, load, answer.
+"""vLLM's worker side of a weight update: read raw tensors from files, verify, load, answer.
 
 Runs inside vLLM's own processes. ``register`` is the ``vllm.general_plugins`` entry point, the
 one hook that vLLM offers there before a model is built; ``FileWeightTransferEngine`` is what
@@ -67,11 +67,14 @@ class NoInit(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """One version: where its bytes lie and what they must be. Lists run over tensors."""
+    """A chunk of a version: where its bytes lie and what they must be. Lists run over the tensors
+    of the chunk, but for ``version_names``."""
 
     path: str
     version: int
     fence: int
+    version_names: list[str]
+    """All tensors of the version, those of other chunks too."""
     names: list[str]
     dtypes: list[str]
     shapes: list[list[int]]
@@ -81,7 +84,7 @@ class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
 
     @property
     def manifest(self) -> WeightManifest:
-        """The manifest that these lists spell out."""
+        """The chunk's part of the version's manifest."""
         rows = zip(self.names, self.dtypes, self.shapes, self.checksums, strict=True)
         specs = tuple(
             TensorSpec(name=name, dtype=dtype, shape=tuple(shape), checksum=checksum)
@@ -91,10 +94,11 @@ class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
 
 
 class FileWeightTransferEngine(WeightTransferEngine[NoInit, FileUpdate]):  # type: ignore[misc]
-    """Loads any subset of the model's tensors from a file of raw bytes.
+    """Loads any subset of the model's tensors from files of raw bytes, one file for each chunk.
 
-    All work is done in ``receive_weights``, because only there the bytes can be checked *before*
-    the model is taken apart: a refused update leaves the served weights untouched.
+    The model is taken apart only when the first chunk has been verified, so an update that is
+    refused by then leaves the served weights untouched. vLLM keeps a chunk's mapping until the
+    layers that it touches are complete.
     """
 
     init_info_cls = NoInit
@@ -107,29 +111,42 @@ class FileWeightTransferEngine(WeightTransferEngine[NoInit, FileUpdate]):  # typ
         self.receipt: tuple[int, str] = (0, "")
         """Version and digest of the last update that was loaded whole."""
         self.is_intact = True
-        """False after an update that failed half-way: the weights are then a mixture."""
+        """False within an update and after one that failed: the weights are then a mixture."""
+        self._specs: list[TensorSpec] = []
+        self._loaded: set[str] = set()
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
         """Nothing to set up."""
 
     def start_weight_update(self) -> None:
-        """Nothing to prepare: see the class."""
+        """Nothing is touched yet: see the class."""
+        self._specs, self._loaded = [], set()
 
     def finish_weight_update(self) -> None:
-        """Nothing left to do: see the class."""
+        """Put the model together again and note what it is now."""
+        if not self._specs:
+            return
+        with torch.no_grad():
+            finalize_layerwise_reload(self.model, self.model_config)
+            repack_tied(self.model, self._loaded)
+        manifest = WeightManifest(
+            version=self._version, fence=self._fence, tensors=tuple(self._specs)
+        )
+        self.receipt = (manifest.version, manifest.digest)
+        self.is_intact = True
 
     def shutdown(self) -> None:
         """Nothing to release."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load one update and wait for the device. Raises ``ChecksumError`` or ``ValueError``,
-        and then has changed nothing."""
+        """Load one chunk and wait for the device. Raises ``ChecksumError`` or ``ValueError``;
+        ``is_intact`` tells whether anything was changed by then."""
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: FileUpdate) -> None:
-        """Verify all bytes, then load them."""
+        """Verify a chunk's bytes, then load them."""
         manifest = update_info.manifest
         # Private mapping: torch wants writable memory, and nobody writes.
         content = np.memmap(update_info.path, dtype=np.uint8, mode="c")
@@ -138,16 +155,15 @@ class FileWeightTransferEngine(WeightTransferEngine[NoInit, FileUpdate]):  # typ
             for spec, offset in zip(manifest.tensors, update_info.offsets, strict=True)
         }
         verify(manifest, tensors)
-        packed = getattr(self.model, "packed_modules_mapping", {})
-        refuse_partial_fusions(update_info.names, packed)
-        self.is_intact = False
-        with torch.no_grad():
+        if not self._specs:
+            packed = getattr(self.model, "packed_modules_mapping", {})
+            refuse_partial_fusions(update_info.version_names, packed)
+            self._version, self._fence = manifest.version, manifest.fence
+            self.is_intact = False
             initialize_layerwise_reload(self.model)
-            loaded = self.model.load_weights(_views(manifest.tensors, tensors))
-            finalize_layerwise_reload(self.model, self.model_config)
-            repack_tied(self.model, loaded)
-        self.is_intact = True
-        self.receipt = (manifest.version, manifest.digest)
+        self._specs += manifest.tensors
+        with torch.no_grad():
+            self._loaded |= self.model.load_weights(_views(manifest.tensors, tensors))
 
 
 class WorkerExtension:

@@ -137,7 +137,7 @@ class Crew:
             self.rollout.call(
                 engine,
                 "load_weights",
-                {"manifest": manifest, "payload_handle": payload},
+                {"manifest": manifest, "payload": payload},
                 context="load",
                 deadline_s=LOAD_CALL_S,
             )

@@ -136,7 +136,7 @@ class Evaluation:
         if self._weights is None:
             self._serving.add(engine)
             return
-        arguments = {"manifest": self._weights.manifest, "payload_handle": self._weights.payload}
+        arguments = {"manifest": self._weights.manifest, "payload": self._weights.payload}
         self._rollout.call(
             engine, "load_weights", arguments, context=_Load(), deadline_s=LOAD_CALL_S
         )

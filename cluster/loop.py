@@ -387,7 +387,7 @@ class Loop:
         sent = self._rollout.call(
             command.engine,
             "load_weights",
-            {"manifest": weights.manifest, "payload_handle": weights.payload},
+            {"manifest": weights.manifest, "payload": weights.payload},
             context=_Load(manifest=weights.manifest),
             deadline_s=LOAD_CALL_S,
         )

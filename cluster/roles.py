@@ -27,7 +27,8 @@ def build_rollout(*, store: PayloadStore, name: str, config: Config, fleet: str)
     rollout = config.engine_fleets[fleet].rollout
     measures = rollout.profile and not config.run.deterministic
     tokens = rollout.max_new_tokens if measures else None
-    return RolloutActor(name, _engine(name, config, rollout), store, profile_tokens=tokens)
+    engine = _engine(name, config, rollout)
+    return RolloutActor(name, engine, store, profile_tokens=tokens, delta=config.weights.delta)
 
 
 def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:
@@ -36,7 +37,7 @@ def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:
 
         # Of its own for every actor, replacements included: equal seeds draw equal samples.
         seed = crc32(f"{config.run.seed}/{name}".encode())
-        return VllmEngine(config.model, rollout, seed)
+        return VllmEngine(config.model, rollout, seed, config.weights.chunk_bytes)
     from actors.transformers_engine import TransformersEngine
 
     return TransformersEngine(config.model, rollout, config.run.seed)

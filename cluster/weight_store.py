@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from safeladder.errors import FencedError
 from safeladder.records import WeightManifest
+from safeladder.weight_payload import WeightPayload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedWeights:
-    """One version: its manifest, and the handle of its tensors in the payload store."""
+    """One version: its manifest, and where its bytes are."""
 
     manifest: WeightManifest
-    payload: Any
+    payload: WeightPayload
 
 
 class WeightStore:
@@ -27,7 +27,7 @@ class WeightStore:
 
     >>> store = WeightStore(fence=3)
     >>> manifest = WeightManifest(version=1, fence=3, tensors=())
-    >>> store.commit(PublishedWeights(manifest=manifest, payload="handle"))
+    >>> store.commit(PublishedWeights(manifest=manifest, payload=WeightPayload(chunks=("handle",))))
     >>> store.newest.manifest.version
     1
     """

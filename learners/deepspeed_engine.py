@@ -208,7 +208,7 @@ class DeepspeedEngine:
                 else contextlib.nullcontext()
             )
             with gathered:
-                whole = weight.detach().cpu().clone() if self.rank == 0 else None
+                whole = weight.detach().to("cpu", copy=True) if self.rank == 0 else None
             yield name, whole
 
     def _weights(self, only_trained: bool) -> Iterable[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -36,7 +36,7 @@ from learners.deepspeed_engine import DeepspeedEngine, EngineSettings, NamedTens
 from learners.policy_model import load_policy
 from learners.policy_update import update_policy
 from learners.preconditions import require_trainable
-from learners.publication import gather_version, raw_bytes
+from learners.publication import Publisher, raw_bytes
 from learners.safetensors_stream import SafetensorsStream, Slot
 from learners.supervised import SftRow, train_supervised
 from safeladder.config import Config, SftConfig
@@ -52,6 +52,7 @@ from safeladder.records import (
     TrainOrder,
     WeightManifest,
 )
+from safeladder.weight_payload import WeightPayload
 
 Result = TypeVar("Result")
 
@@ -87,6 +88,7 @@ class Learner:
         self._step = self._version = 0
         self._fence = -1
         self._last_report: StepReport | None = None
+        self._publisher = Publisher(store, config.weights.chunk_bytes, delta=config.weights.delta)
 
     async def rendezvous(self) -> tuple[str, int]:
         """The address of this machine and a free port, for the process group of all ranks."""
@@ -142,17 +144,15 @@ class Learner:
             )
         )
 
-    async def publish(self, version: int, fence: int) -> tuple[WeightManifest, Any] | None:
-        """Gather the trained tensors; on rank 0 store them and return (manifest, handle of the
-        ``RawTensors``), elsewhere None."""
+    async def publish(
+        self, version: int, fence: int
+    ) -> tuple[WeightManifest, WeightPayload] | None:
+        """Gather the trained tensors; on rank 0 store them and return where they are, elsewhere
+        None. The next step may be ordered at once: it begins when the copies are made."""
         self._admit_fence(fence)
         if version != self._version:
             raise ValueError(f"version {version} was asked for, the learner is at {self._version}")
-        published = await self._on_thread(lambda: gather_version(self._engine, version, fence))
-        if published is None:
-            return None
-        manifest, tensors = published
-        return manifest, await self._store.put(tensors)
+        return await self._publisher.publish(self._engine, self._thread, version, fence)
 
     async def save_checkpoint(
         self, parent: Path, step: int, fence: int, extra: Mapping[str, str] | None = None

@@ -32,6 +32,7 @@ from safeladder.rollout_config import RolloutConfig as RolloutConfig
 from safeladder.rollout_config import VllmConfig as VllmConfig
 from safeladder.service_config import ServiceConfig as ServiceConfig
 from safeladder.service_config import TlsConfig as TlsConfig
+from safeladder.weights_config import WeightsConfig as WeightsConfig
 
 
 class RunConfig(Section):
@@ -278,6 +279,7 @@ class Config(Section):
     sft: SftConfig | None = None
     """An optional supervised rung before RL."""
     schedule: ScheduleConfig = ScheduleConfig()
+    weights: WeightsConfig = WeightsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -68,9 +68,10 @@ class RolloutEngine(Protocol):
         ...
 
     async def load(self, manifest: WeightManifest, tensors: RawTensors) -> None:
-        """Take new weights while paused; verify checksums first.
+        """Take new weights while paused. The caller has verified them; an engine whose bytes take
+        another way from here to the model verifies what arrives.
 
-        Raises ``ChecksumError`` and then still serves the old version.
+        Raises ``ValueError`` if they do not fit the model, and then still serves the old version.
         """
         ...
 

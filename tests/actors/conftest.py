@@ -16,6 +16,7 @@ from transformers import Qwen2ForCausalLM
 
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
+from learners.safetensors_stream import Slot
 from safeladder.config import ModelConfig, RolloutConfig, VllmConfig
 from safeladder.partials import PartialCompletion
 from safeladder.records import (
@@ -27,6 +28,7 @@ from safeladder.records import (
     WeightManifest,
 )
 from safeladder.tensors import checksum
+from safeladder.weight_payload import WeightPayload, split
 from tests.tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
 
@@ -72,6 +74,21 @@ def plain_logprobs(
     return torch.log_softmax(logits[start - 1 : -1], -1).gather(1, targets[:, None])[:, 0]
 
 
+class PublishedPolicy:
+    """What a publisher sees of a learner that holds this model."""
+
+    rank = 0
+
+    def __init__(self, model: Qwen2ForCausalLM) -> None:
+        self._parameters = dict(model.named_parameters())
+
+    def weight_slots(self, *, only_trained: bool) -> dict[str, Slot]:
+        return {n: Slot("float32", tuple(p.shape)) for n, p in self._parameters.items()}
+
+    def weights(self, *, only_trained: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from ((n, p.detach().clone()) for n, p in self._parameters.items())
+
+
 class DictStore:
     """A payload store in this process."""
 
@@ -84,6 +101,12 @@ class DictStore:
 
     async def get(self, handle: int) -> Any:
         return self.values[handle]
+
+    async def put_weights(self, raw: Raw, chunk_bytes: int = 20_000) -> WeightPayload:
+        """Store a version in chunks."""
+        sizes = {name: array.nbytes for name, array in raw.items()}
+        chunks = [{n: raw[n] for n in names} for names in split(sizes, chunk_bytes)]
+        return WeightPayload(chunks=tuple([await self.put(chunk) for chunk in chunks]))
 
 
 @dataclass
@@ -105,10 +128,10 @@ class Laboratory:
         return self.models[version]
 
     def prepare(
-        self, change: Callable[[str], bool] = lambda name: True
+        self, change: Callable[[str], bool] = lambda name: True, share: float = 1.0
     ) -> tuple[WeightManifest, Raw]:
-        """The next version: the current one with noise on the tensors that ``change`` selects.
-        Only those are in the manifest."""
+        """The next version: the current one with noise on a share of the elements of the tensors
+        that ``change`` selects. Only those are in the manifest."""
         successor = tiny_model(tiny_tokenizer())
         successor.load_state_dict(self.models[self.version].state_dict())
         generator = torch.Generator().manual_seed(self.version)
@@ -116,7 +139,10 @@ class Laboratory:
         with torch.no_grad():
             for name in names:
                 tensor = successor.get_parameter(name)
-                tensor.add_(0.08 * torch.randn(tensor.shape, generator=generator))
+                noise = (0.08 / share**0.5) * torch.randn(tensor.shape, generator=generator)
+                if share < 1:
+                    noise *= torch.rand(tensor.shape, generator=generator) < share
+                tensor.add_(noise)
         self.models[self.version + 1] = successor
         return publish(dict(successor.named_parameters()), names, self.version + 1)
 
@@ -191,9 +217,10 @@ def rollout_config(kv_on_update: Literal["keep", "recompute"] = "keep") -> Rollo
 
 def laboratory(kind: str, path: Path, kv: Literal["keep", "recompute"]) -> Iterator[Laboratory]:
     model = ModelConfig(path=path, dtype="float32")
-    engine: Any = {"transformers": TransformersEngine, "vllm": VllmEngine}[kind](
-        model, rollout_config(kv), seed=0
-    )
+    if kind == "vllm":  # several chunks for every update
+        engine: Any = VllmEngine(model, rollout_config(kv), seed=0, chunk_bytes=20_000)
+    else:
+        engine = TransformersEngine(model, rollout_config(kv), seed=0)
     with asyncio.Runner() as runner:
         lab = Laboratory(engine, runner, {0: tiny_model(tiny_tokenizer())})
         lab.run(engine.start(), timeout=180)

@@ -4,24 +4,31 @@ plain models, which share no code with either engine."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from actors.rendering import PromptRenderer
+from actors.rollout import EngineFailedError, RolloutActor
 from actors.transformers_engine import TransformersEngine
-from safeladder.errors import ChecksumError
+from learners.publication import Publisher
 from safeladder.ports import PromptTooLongError
-from safeladder.records import Completion
+from safeladder.records import Completion, WeightManifest
 
 from .conftest import (
     ENGINES,
     EXACT,
     LONG,
+    DictStore,
     Laboratory,
+    PublishedPolicy,
     ask,
     assert_versions_change_exactly_at,
     draw,
@@ -198,15 +205,36 @@ def test_a_version_may_hold_any_part_of_the_tensors(lab: Laboratory, part: str) 
 def test_a_corrupted_tensor_is_refused_and_the_old_version_served_on(lab: Laboratory) -> None:
     old = lab.version
     manifest, raw = lab.prepare(is_last_layer)
-    name = manifest.tensors[0].name
+    name = manifest.tensors[-1].name
     raw[name] = raw[name].copy()
     raw[name][3] ^= 1
-    with pytest.raises(ChecksumError, match=name):
-        lab.run(lab.update(manifest, raw))
-    assert lab.version == old
+    store = DictStore()
+    payload = lab.run(store.put_weights(raw))
+    actor = RolloutActor("rollout-0", lab.engine, store)
+    status = lab.run(actor.load_weights(manifest, payload))
+    assert status.failure.startswith(f"ChecksumError: {name}")
+    assert (lab.version, status.is_dead) == (old, False)
     for completion in lab.run(lab.answers(ask("hello"), draw(2, 16))):
         assert set(completion.token_versions.tolist()) == {old}
         assert error(lab, completion, old).max() < EXACT
+
+
+def test_a_chain_of_deltas_is_served_like_whole_versions(lab: Laboratory) -> None:
+    store = DictStore()
+    publisher = Publisher(store, 20_000, delta=True)
+    actor = RolloutActor("rollout-0", lab.engine, store, delta=True)
+    with ThreadPoolExecutor(1) as thread:
+        for is_delta in (False, True, True):
+            lab.prepare(share=0.02)
+            policy: Any = PublishedPolicy(lab.oracle(lab.version + 1))
+            manifest, payload = lab.run(publisher.publish(policy, thread, lab.version + 1, 1))
+            assert (payload.delta is not None) == is_delta
+            if is_delta:  # the engine can do without the whole version
+                payload = replace(payload, chunks=())
+            assert lab.run(actor.load_weights(manifest, payload)).has_loaded(manifest)
+    for completion in lab.run(lab.answers(ask("hello"), draw(2, 16))):
+        assert error(lab, completion, lab.version).max() < EXACT
+        assert error(lab, completion, lab.version - 1).max() > 10 * EXACT
 
 
 def test_a_version_that_does_not_fit_the_model_is_refused_and_the_old_one_served_on(
@@ -250,3 +278,41 @@ def test_loading_needs_a_pause(lab: Laboratory) -> None:
     manifest, raw = lab.prepare()
     with pytest.raises(RuntimeError, match="paused"):
         lab.run(lab.engine.load(manifest, raw))
+
+
+@pytest.fixture
+def vllm_lab(model_path: Path) -> Iterator[Laboratory]:
+    """An engine that may be spent by its test."""
+    yield from laboratory("vllm", model_path, "keep")
+
+
+async def load_damaged(lab: Laboratory, manifest: WeightManifest, damaged: Any) -> Any:
+    """What a request in flight and the load itself come to."""
+    request = asyncio.ensure_future(lab.answers(ask(LONG), draw(3, 80), "r"))
+    await lab.pause_after("r", 2)
+    loading = await asyncio.gather(lab.engine.load(manifest, damaged), return_exceptions=True)
+    with contextlib.suppress(EngineFailedError):
+        await lab.engine.resume()
+    return *loading, *await asyncio.gather(request, return_exceptions=True)
+
+
+@pytest.mark.engine
+def test_what_vllm_reads_is_verified_again_and_a_mixture_is_never_served(
+    vllm_lab: Laboratory,
+) -> None:
+    """Only damage on the way from this process to vLLM's can be found there. In the first chunk
+    nothing has been touched yet; later the engine is spent, and all in flight hear of it."""
+    lab = vllm_lab
+    manifest, raw = lab.prepare()
+    first, last = manifest.tensors[0].name, manifest.tensors[-1].name
+    loading, answers = lab.run(load_damaged(lab, manifest, {**raw, first: raw[first] ^ 1}))
+    assert isinstance(loading, ValueError)
+    assert f"{first} of version 1 has checksum" in str(loading)
+    assert {int(v) for completion in answers for v in completion.token_versions} == {0}
+    lab.run(lab.update(manifest, raw))
+    assert lab.version == 1
+    manifest, raw = lab.prepare()
+    loading, answers = lab.run(load_damaged(lab, manifest, {**raw, last: raw[last] ^ 1}))
+    assert isinstance(loading, EngineFailedError)
+    assert "loaded half-way" in str(loading)
+    assert isinstance(answers, EngineFailedError)

@@ -16,6 +16,7 @@ from actors.rollout import EngineFailedError, GeneratedGroup, RolloutActor
 from actors.transformers_engine import TransformersEngine
 from safeladder.config import ModelConfig, RolloutConfig
 from safeladder.records import Completion, GenerationFailure, GroupKey, Lease, RolloutGroup
+from safeladder.weight_payload import WeightPayload
 
 from .conftest import DictStore, Laboratory, ask, draw, tiny_model, tiny_tokenizer
 
@@ -135,27 +136,27 @@ def test_an_engine_that_raises_is_a_retryable_failure(lab: Laboratory) -> None:
 def test_a_dead_engine_is_reported_and_refuses_everything(lab: Laboratory, how: str) -> None:
     manifest, raw = lab.prepare()
     store = DictStore()
-    handle = lab.run(store.put(raw))
+    payload = lab.run(store.put_weights(raw))
     actor = RolloutActor("r", BrokenEngine(EngineFailedError("gone")), store)
     if how == "generate":
         lab.run(actor.generate(lease()))
     else:
-        lab.run(actor.load_weights(manifest, handle))
+        lab.run(actor.load_weights(manifest, payload))
     status = lab.run(actor.status())
     assert (status.is_dead, status.failure) == (True, "gone")
     assert lab.run(actor.generate(lease())).detail == "gone"
-    assert lab.run(actor.load_weights(manifest, handle)).failure == "gone"
+    assert lab.run(actor.load_weights(manifest, payload)).failure == "gone"
 
 
 def test_an_update_reaches_a_group_in_flight_and_is_acknowledged(stage: Stage) -> None:
     async def work() -> tuple[GeneratedGroup, Any]:
         old = stage.lab.version
         manifest, raw = stage.lab.prepare()
-        handle = await stage.store.put(raw)
+        payload = await stage.store.put_weights(raw)
         running = asyncio.ensure_future(stage.actor.generate(lease(tokens=150)))
         await stage.lab.pause_after("0/0/1", 4)
         await stage.lab.engine.resume()
-        status = await stage.actor.load_weights(manifest, handle)
+        status = await stage.actor.load_weights(manifest, payload)
         assert (status.served_version, status.digest) == (old + 1, manifest.digest)
         assert status.failure is None
         assert status.groups_in_flight == 1
@@ -169,11 +170,11 @@ def test_an_update_reaches_a_group_in_flight_and_is_acknowledged(stage: Stage) -
 def test_a_failed_update_is_reported_and_the_engine_serves_on(stage: Stage, fault: str) -> None:
     old = stage.lab.version
     manifest, raw = stage.lab.prepare()
-    handle: Any = "nowhere"
+    payload = WeightPayload(chunks=("nowhere",))
     if fault == "corrupted":
         raw["model.norm.weight"] = raw["model.norm.weight"][::-1].copy()
-        handle = stage.run(stage.store.put(raw))
-    status = stage.run(stage.actor.load_weights(manifest, handle))
+        payload = stage.run(stage.store.put_weights(raw))
+    status = stage.run(stage.actor.load_weights(manifest, payload))
     assert status.failure.startswith("ChecksumError" if fault == "corrupted" else "KeyError")
     assert (status.served_version, status.is_dead) == (old, False)
     assert isinstance(stage.run(stage.actor.generate(lease())), GeneratedGroup)
@@ -181,20 +182,20 @@ def test_a_failed_update_is_reported_and_the_engine_serves_on(stage: Stage, faul
 
 def test_a_version_that_is_already_served_is_acknowledged_without_loading(stage: Stage) -> None:
     manifest, raw = stage.lab.prepare()
-    handle = stage.run(stage.store.put(raw))
-    stage.run(stage.actor.load_weights(manifest, handle))
+    payload = stage.run(stage.store.put_weights(raw))
+    stage.run(stage.actor.load_weights(manifest, payload))
     stage.store.values.clear()
-    status = stage.run(stage.actor.load_weights(manifest, handle))
+    status = stage.run(stage.actor.load_weights(manifest, payload))
     assert (status.failure, status.digest) == (None, manifest.digest)
 
 
 def test_an_older_version_is_refused(stage: Stage) -> None:
     older, raw = stage.lab.prepare()
-    handle = stage.run(stage.store.put(raw))
-    stage.run(stage.actor.load_weights(older, handle))
+    payload = stage.run(stage.store.put_weights(raw))
+    stage.run(stage.actor.load_weights(older, payload))
     newer, raw = stage.lab.prepare()
-    stage.run(stage.actor.load_weights(newer, stage.run(stage.store.put(raw))))
-    assert "is older than" in stage.run(stage.actor.load_weights(older, handle)).failure
+    stage.run(stage.actor.load_weights(newer, stage.run(stage.store.put_weights(raw))))
+    assert "is older than" in stage.run(stage.actor.load_weights(older, payload)).failure
 
 
 def test_a_driver_with_an_older_fence_is_refused(stage: Stage) -> None:
@@ -202,7 +203,7 @@ def test_a_driver_with_an_older_fence_is_refused(stage: Stage) -> None:
     failure = stage.run(stage.actor.generate(lease(fence=4)))
     assert (failure.cause, failure.retryable) == ("engine_error", False)
     manifest, raw = stage.lab.prepare()
-    status = stage.run(stage.actor.load_weights(manifest, stage.run(stage.store.put(raw))))
+    status = stage.run(stage.actor.load_weights(manifest, stage.run(stage.store.put_weights(raw))))
     assert status.failure == "fence 1 is older than 5"
 
 

@@ -124,7 +124,7 @@ def test_children_find_the_plug_in_of_a_tree_that_is_not_installed(tmp_path: Pat
 def test_a_weight_file_is_read_by_its_path_and_leaves_nothing_behind() -> None:
     state = dict(tiny_model(tiny_tokenizer()).named_parameters())
     manifest, raw = publish(state, ["model.norm.weight", "model.embed_tokens.weight"], 1)
-    with WeightFile(manifest, raw) as file:
+    with WeightFile(manifest.tensors, raw) as file:
         info = file.update_info(manifest)
         content = np.fromfile(info["path"], dtype=np.uint8)
     for spec, offset in zip(manifest.tensors, info["offsets"], strict=True):

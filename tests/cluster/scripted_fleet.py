@@ -9,6 +9,7 @@ from actors.rollout import EngineStatus
 from cluster.fleet import FleetEvent, Lost
 from cluster.weight_store import PublishedWeights
 from safeladder.records import TensorSpec, WeightManifest
+from safeladder.weight_payload import WeightPayload
 
 
 class Call(NamedTuple):
@@ -70,7 +71,7 @@ class ScriptedFleet:
 def published(version: int) -> PublishedWeights:
     spec = TensorSpec(name="w", dtype="float32", shape=(1,), checksum=f"{version:032x}")
     manifest = WeightManifest(version=version, fence=1, tensors=(spec,))
-    return PublishedWeights(manifest=manifest, payload="weights")
+    return PublishedWeights(manifest=manifest, payload=WeightPayload(chunks=("weights",)))
 
 
 def loaded(version: int, **changes: Any) -> EngineStatus:

@@ -200,6 +200,20 @@ def test_every_engine_loads_the_newest_version_one_load_at_a_time() -> None:
     assert play.take(LoadWeights) == [LoadWeights("rollout-1", 2)]
 
 
+def test_an_engine_that_loads_slowly_holds_up_neither_the_others_nor_the_learner() -> None:
+    play = Play(make_config(run={"steps": 6}), engines=2)
+    play.fill_step()
+    for version in range(1, 5):
+        play.commit()
+        play.publish(version, "rollout-0")  # rollout-1 is still at its first load
+        grants = play.take(GrantLease)
+        assert {grant.engine for grant in grants} == {"rollout-0"}
+        for grant in grants:
+            play.generate(grant, version)
+        play.score_all()
+    assert [load.engine for load in play.take(LoadWeights)].count("rollout-1") == 1
+
+
 def test_a_load_that_failed_is_tried_again_after_a_pause() -> None:
     play = Play()
     play.fill_step()

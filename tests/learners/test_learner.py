@@ -153,7 +153,11 @@ async def save_and_go_on(learner: Any, arguments: dict[str, Any]) -> dict[str, A
         await learner.train(make_order(step))
     path = await learner.save_checkpoint(arguments["parent"], 2, 1, {"watermark": "7"})
     published = await learner.publish(2, 1)
-    return {"path": path, "published": published, **await steps_three_and_four(learner, {})}
+    overlapping = asyncio.ensure_future(learner.publish(2, 1))
+    await asyncio.sleep(0)
+    results = await steps_three_and_four(learner, {})
+    again = await overlapping
+    return {"path": path, "published": published, "while training": again, **results}
 
 
 async def steps_three_and_four(learner: Any, _: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +194,8 @@ def test_what_zero_three_publishes_is_its_state_dict(zero_three: dict[str, Any])
     import torch
     from transformers import AutoModelForCausalLM
 
-    manifest, raw = zero_three["published"]
+    manifest, payload = zero_three["published"]
+    raw = {name: array for chunk in payload.chunks for name, array in chunk.items()}
     tensors.verify(manifest, raw)
     weights = AutoModelForCausalLM.from_pretrained(zero_three["path"]).state_dict()
     for spec in manifest.tensors:
@@ -200,6 +205,15 @@ def test_what_zero_three_publishes_is_its_state_dict(zero_three: dict[str, Any])
     assert names == {n for n in weights if n.startswith(("model.layers.1", "model.layers.2"))} | {
         "model.norm.weight"
     }
+
+
+def test_a_version_that_leaves_while_the_next_step_trains_is_not_torn(
+    zero_three: dict[str, Any],
+) -> None:
+    manifest, payload = zero_three["while training"]
+    tensors.verify(manifest, {n: raw for chunk in payload.chunks for n, raw in chunk.items()})
+    assert manifest.digest == zero_three["published"][0].digest
+    assert manifest.digest != zero_three["digest"]
 
 
 def test_transformers_load_the_checkpoint_with_its_tokenizer(

@@ -1,0 +1,26 @@
+"""``weights``: how a version travels from the learner to the engines."""
+
+from __future__ import annotations
+
+from safeladder.config_section import Flag, PositiveInt, Section
+
+MIB = 2**20
+
+
+class WeightsConfig(Section):
+    """How a version travels from the learner to the engines."""
+
+    chunk_mib: PositiveInt = 64
+    """A version is stored, and handed to an engine, in pieces of at most this size; a larger tensor
+    is a piece of its own. Small enough that a piece more or less in memory does not count, large
+    enough that a model is not thousands of objects."""
+
+    delta: Flag = False
+    """Also publish what changed since the version before, without loss, for engines that hold that
+    one; saves the wire between nodes where weights are bfloat16. Costs a host copy of the trained
+    weights in each rollout actor, and one version more in the object store."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """``chunk_mib`` in bytes."""
+        return self.chunk_mib * MIB

@@ -1,0 +1,102 @@
+"""Versions in Ray's own object store: one copy on a node, mapped by all who read it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.weight_reader import Reading, build_reader, shared_file
+from cluster.placement import Placement, prepare_ray
+from cluster.remote import RayStore, RoleFailure, build_store_owner, outcome, session, spawn, submit
+from safeladder.records import TensorSpec, WeightManifest
+from safeladder.tensors import checksum
+from safeladder.weight_payload import WeightPayload, split
+from tests.learners.ranks import make_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+MIB = 2**20
+
+
+class Cluster:
+    """A store on a local Ray, and readers in processes of their own."""
+
+    def __init__(self) -> None:
+        self.owner = spawn("store", build_store_owner, {}, Placement())
+        self.store = RayStore(self.owner)
+        self.readers = [
+            spawn(f"reader-{i}", build_reader, {"delta": False}, Placement(), owner=self.owner)
+            for i in range(2)
+        ]
+
+    def publish(self, raw: dict[str, Any]) -> tuple[WeightManifest, WeightPayload]:
+        specs = tuple(
+            TensorSpec(name=n, dtype="float32", shape=(a.size // 4,), checksum=checksum(a))
+            for n, a in raw.items()
+        )
+        sizes = {name: array.nbytes for name, array in raw.items()}
+        chunks = [{n: raw[n] for n in names} for names in split(sizes, 4 * MIB)]
+        handles = tuple(asyncio.run(self.store.put(chunk)) for chunk in chunks)
+        assert len(handles) > 2
+        manifest = WeightManifest(version=1, fence=1, tensors=specs)
+        return manifest, WeightPayload(chunks=handles)
+
+    def read(self, manifest: WeightManifest, payload: WeightPayload) -> list[Any]:
+        arguments = {"manifest": manifest, "payload": payload}
+        calls = [submit(reader, "take", arguments) for reader in self.readers]
+        return [outcome(call, 60.0) for call in calls]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    config = make_config(Path("none"), tmp_path_factory.mktemp("run"))
+    prepare_ray(config)
+    with session(config):
+        yield Cluster()
+
+
+def tensors() -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    return {f"t{i}": random.integers(0, 256, 3 * MIB, dtype=np.uint8) for i in range(4)}
+
+
+def test_engines_of_one_node_look_at_the_same_memory_and_cannot_write_to_it(
+    cluster: Cluster,
+) -> None:
+    published = cluster.publish(tensors())
+    readings: list[Reading] = cluster.read(*published)
+    chunk = asyncio.run(cluster.store.get(published[1].chunks[0]))
+    own = {shared_file(raw) for raw in chunk.values()}
+    assert next(iter(own))[1] != 0  # shared memory, not a copy in this process
+    for reading in readings:
+        assert reading.files == own
+        assert not reading.is_writeable
+
+
+def test_reading_a_version_twice_gives_the_same_bytes_in_the_same_place(cluster: Cluster) -> None:
+    _, payload = cluster.publish(tensors())
+    for handle in payload.chunks:
+        first, second = (asyncio.run(cluster.store.get(handle)) for _ in range(2))
+        for name, raw in first.items():
+            assert np.lib.array_utils.byte_bounds(raw) == np.lib.array_utils.byte_bounds(
+                second[name]
+            )
+
+
+def test_a_chunk_that_differs_from_its_manifest_is_refused_by_every_reader(
+    cluster: Cluster,
+) -> None:
+    raw = tensors()
+    manifest, payload = cluster.publish(raw)
+    raw["t2"][5] ^= 1
+    _, damaged = cluster.publish(raw)
+    mixed = WeightPayload(chunks=(*payload.chunks[:2], damaged.chunks[2], *payload.chunks[3:]))
+    for failure in cluster.read(manifest, mixed):
+        assert isinstance(failure, RoleFailure)
+        assert failure.kind == "ChecksumError"
+        assert "t2" in failure.message
