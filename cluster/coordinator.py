@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cluster.coordinator_status import CoordinatorStatus, read_status
+from cluster.coordinator_status import CoordinatorStatus, Glance, read_glance, read_status
 from cluster.engines import LOAD_DEADLINE_S
 from cluster.group_life import GroupLives
 from cluster.groups import Group, GroupTable, PromptSource
@@ -152,6 +152,10 @@ class Coordinator:
             late_results=self._num_late,
             failed_attempts=self._num_failed_attempts,
         )
+
+    def glance(self) -> Glance:
+        """What everybody does at this moment."""
+        return read_glance(self._leases.engines, self._scores, self._learner)
 
     # ---- rulings, for the desks too -------------------------------------------------------
 

@@ -5,6 +5,7 @@ Numbers and sentences only; nothing here decides anything.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,17 @@ class EngineStatus:
     capacity: int
     loading: int | None
     """Version being loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What everybody does at this moment, quick enough to be asked for in every turn."""
+
+    is_step_ordered: bool
+    engines: Mapping[str, int]
+    """``busy``, ``loading``, ``idle`` or ``starting`` → engines."""
+    fleets: Mapping[str, tuple[int, int]]
+    """Verifier or reference fleet → calls that are out, and calls that wait for a slot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +85,23 @@ class CoordinatorStatus:
         total = sum(self.trained_by_staleness.values())
         weighted = sum(age * count for age, count in self.trained_by_staleness.items())
         return weighted / total if total else 0.0
+
+
+def read_glance(engines: Sequence[Engine], scores: ScoreDesk, learner: LearnerState) -> Glance:
+    """Look at the coordinator's parts."""
+    return Glance(
+        learner.running_step is not None,
+        Counter(map(_activity, engines)),
+        {name: (queue.num_out, queue.num_waiting) for name, queue in scores.queues.items()},
+    )
+
+
+def _activity(engine: Engine) -> str:
+    if engine.served is None:
+        return "starting"
+    if engine.loading is not None:
+        return "loading"
+    return "busy" if engine.leases else "idle"
 
 
 def read_status(

@@ -126,8 +126,7 @@ class Telemetry:
             "time/generate_s": self._generate_s,
             "rollout/tokens_per_s": self._tokens / max(elapsed, 1e-9),
         }
-        status = coordinator.status()
-        self._account.look(now, status)
+        self._account.look(now, coordinator.glance())
         row |= self._account.close_step(report.seconds) | coordinator.lives.drain()
         row["reward/generation"] = float(self._generation)
         row |= self._canaries
@@ -136,7 +135,7 @@ class Telemetry:
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}
         row |= {f"disagreement/{k}": total / n for k, (n, total) in self._disagreements.items()}
         self._disagreements.clear()
-        row |= {f"dropped/{k}": float(v) for k, v in status.dropped_by_reason.items()}
+        row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
         self._tokens, self._generate_s = 0, 0.0
         self._monitor.send("record", kind="train", values=row)
         self._terminal.step(row)
@@ -152,10 +151,10 @@ class Telemetry:
             self._monitor.send("verdicts", rows=self._verdict_rows)
             self._verdict_rows = []
         now = time.monotonic()
+        self._account.look(now, coordinator.glance())
         if now - self._last_view_at > VIEW_EVERY_S:
             self._last_view_at = now
             status = coordinator.status()
-            self._account.look(now, status)
             self._terminal.refresh(status)
             write_live(self._directory, status)
         self._monitor.pump()

@@ -1,8 +1,7 @@
 """Where the time of a step goes: what learner, engines and scoring fleets did, second by second.
 
-Looks at the coordinator's status from time to time and counts what it sees for the time since the
-last look. So a second is never counted twice, none is left out, and a part that changes between two
-looks is right on average only. Decides nothing; ``step_gap`` draws the conclusions.
+Glances at the coordinator once a turn and counts what it sees for the time since the last glance:
+no second is counted twice and none is left out. Decides nothing: ``step_gap`` concludes.
 
 ===================  ==============================================================================
 ``learner/wait_s``   no step was ordered: its groups were not there, or training was paused
@@ -20,7 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from cluster.coordinator_status import CoordinatorStatus, EngineStatus
+from cluster.coordinator_status import Glance
 
 ENGINE_STATES = ("busy", "loading", "idle", "starting")
 
@@ -34,18 +33,17 @@ class TimeAccount:
         self._engine_s = 0.0
         self._total_s = 0.0
 
-    def look(self, now_s: float, status: CoordinatorStatus) -> None:
+    def look(self, now_s: float, glance: Glance) -> None:
         """What is so now counts for the time since the last look."""
         passed_s, self._looked_s = now_s - self._looked_s, now_s
         self._total_s += passed_s
-        is_ordered = status.running_step is not None
-        self._seconds["learner/ordered" if is_ordered else "learner/wait"] += passed_s
-        for engine in status.engines:
-            self._engine_s += passed_s
-            self._seconds[f"engines/{_state(engine)}"] += passed_s
-        for fleet in status.fleets:
-            self._seconds[f"{fleet.name}/busy"] += passed_s * (fleet.calls_out > 0)
-            self._seconds[f"{fleet.name}/full"] += passed_s * (fleet.calls_waiting > 0)
+        self._seconds["learner/ordered" if glance.is_step_ordered else "learner/wait"] += passed_s
+        for activity, number in glance.engines.items():
+            self._engine_s += number * passed_s
+            self._seconds[f"engines/{activity}"] += number * passed_s
+        for fleet, (num_out, num_waiting) in glance.fleets.items():
+            self._seconds[f"{fleet}/busy"] += passed_s * (num_out > 0)
+            self._seconds[f"{fleet}/full"] += passed_s * (num_waiting > 0)
 
     def close_step(self, train_s: float) -> dict[str, float]:
         """The figures of the step that ends now, and none for what was not there. ``train_s`` is
@@ -64,11 +62,3 @@ class TimeAccount:
         if total_s > 0:
             row |= {name: passed_s / total_s for name, passed_s in seconds.items()}
         return row
-
-
-def _state(engine: EngineStatus) -> str:
-    if engine.served_version is None:
-        return "starting"
-    if engine.loading is not None:
-        return "loading"
-    return "busy" if engine.leases else "idle"

@@ -18,9 +18,9 @@ def play_of_two() -> Play:
 def test_learner_and_engines_are_counted_for_what_they_do() -> None:
     play = play_of_two()
     account = TimeAccount(0.0)
-    account.look(2.0, play.coordinator.status())  # no engine has said what it serves
+    account.look(2.0, play.coordinator.glance())  # no engine has said what it serves
     play.fill_step()
-    account.look(5.0, play.coordinator.status())  # a step is ordered, the next groups are written
+    account.look(5.0, play.coordinator.glance())  # a step is ordered, the next groups are written
     play.commit()
     row = account.close_step(train_s=2.5)
     assert row["learner/wait_s"] == 2.0
@@ -33,9 +33,9 @@ def test_learner_and_engines_are_counted_for_what_they_do() -> None:
 def test_a_closed_step_leaves_nothing_for_the_next() -> None:
     play = play_of_two()
     account = TimeAccount(0.0)
-    account.look(7.0, play.coordinator.status())
+    account.look(7.0, play.coordinator.glance())
     account.close_step(0.0)
-    account.look(8.0, play.coordinator.status())
+    account.look(8.0, play.coordinator.glance())
     assert account.close_step(0.0)["learner/wait_s"] == 1.0
 
 
