@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.checks import preflight
 from cluster.run_directory import RunDirectory
-from learners.checkpoints import newest_valid
+from learners.checkpoints import committed, newest_valid
 from safeladder.config import Config
 from safeladder.errors import NotResumableError, PreemptedError
 
@@ -42,27 +42,32 @@ def resume(run_dir: Path) -> int:
             f"{run_dir} has already finished all of its {config.run.steps} steps: there is nothing "
             f"to go on with; train longer under another run.name"
         )
-    checkpoint = newest_checkpoint(directory)
-    initial = initial_policy(config, directory)
+    checkpoint, skipped = newest_checkpoint(directory)
+    initial = config.model.path if checkpoint is None else initial_policy(config, directory)
     preflight(config)
     with preemptible():
-        return _execute(config, directory, checkpoint, initial)
+        return _execute(config, directory, checkpoint, initial, skipped)
 
 
-def newest_checkpoint(directory: RunDirectory) -> Path:
-    """The newest checkpoint that verifies; says why newer ones are skipped.
+def newest_checkpoint(directory: RunDirectory) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and a sentence for each newer one that is skipped.
 
-    Raises ``NotResumableError`` when there is none.
+    None if the run ended before it had finished its first one: it then begins anew, in its own
+    ledger. Raises ``NotResumableError`` if there were some and none is left.
     """
     skipped: list[tuple[Path, str]] = []
     for root in (directory.checkpoints, directory.initial):
         path, _, unusable = newest_valid(root)
         skipped += unusable
         if path is not None:
-            for place, why in skipped:
-                log.warning("checkpoint %s is skipped: %s", place, why)
-            return path
-    reasons = "; ".join(f"{path.name}: {why}" for path, why in skipped) or "none was written"
+            sentences = [f"checkpoint {place.name} is skipped: {why}" for place, why in skipped]
+            for sentence in sentences:
+                log.warning(sentence)
+            return path, sentences
+    if not any(committed(root) for root in (directory.checkpoints, directory.initial)):
+        log.warning("no checkpoint was finished: the run begins anew")
+        return None, [why for _, why in skipped]
+    reasons = "; ".join(f"{path.name}: {why}" for path, why in skipped) or "all are gone"
     raise NotResumableError(f"{directory.path} has no checkpoint to continue from ({reasons})")
 
 
@@ -98,8 +103,12 @@ def _preempt(*_: object) -> None:
 
 
 def _execute(
-    config: Config, directory: RunDirectory, checkpoint: Path | None, initial: Path
+    config: Config,
+    directory: RunDirectory,
+    checkpoint: Path | None,
+    initial: Path,
+    skipped: Sequence[str] = (),
 ) -> int:
     from cluster.run import Run
 
-    return Run(config, directory, checkpoint, initial).execute()
+    return Run(config, directory, checkpoint, initial, skipped).execute()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,15 +44,21 @@ SFT_DEADLINE_S = 4 * 3600.0
 
 class Run:
     """One execution of a run, from the start or from ``checkpoint``. ``initial`` is the reference
-    policy then."""
+    policy then, ``skipped`` says of each newer checkpoint why it was not taken."""
 
     def __init__(
-        self, config: Config, directory: RunDirectory, checkpoint: Path | None, initial: Path
+        self,
+        config: Config,
+        directory: RunDirectory,
+        checkpoint: Path | None,
+        initial: Path,
+        skipped: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._directory = directory
         self._checkpoint = checkpoint
         self._initial = initial
+        self._skipped = skipped
         self._step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
         self._started = time.monotonic()
         self._fence = 0
@@ -67,6 +74,8 @@ class Run:
     def execute(self) -> int:
         """All stages; whatever ends them early, what they started is ended in reverse order."""
         self._write_status("starting")
+        if self._checkpoint is not None:
+            self._say(f"going on from {self._checkpoint}, {len(self._skipped)} newer skipped")
         with ExitStack() as stack:
             stack.callback(self._terminal.close)
             footprint = Footprint()
@@ -96,6 +105,8 @@ class Run:
                 pid=os.getpid(),
                 fence=self._fence,
             )
+            for text in self._skipped:
+                telemetry.alert("checkpoint", text)
             self._before_rl(config, crew)
             coordinator = self._rl(config, crew, ledger, services, telemetry)
             self._evaluate("after", config, crew)

@@ -90,25 +90,41 @@ def verify(checkpoint: Path) -> CheckpointManifest:
         path = checkpoint / name
         if not is_file(path):
             raise NotResumableError(f"{checkpoint} lacks {name}")
-        if _sha256(path) != expected:
-            raise ChecksumError(f"{path} differs from its SHA-256 in {MANIFEST}")
+        if (found := _sha256(path)) != expected:
+            raise ChecksumError(
+                f"{path} differs from its SHA-256 in {MANIFEST}: it has {found[:16]}…, expected "
+                f"was {expected[:16]}…"
+            )
     return manifest
 
 
 def newest_valid(
-    root: Path,
+    root: Path, up_to: int | None = None
 ) -> tuple[Path | None, CheckpointManifest | None, list[tuple[Path, str]]]:
-    """The newest checkpoint that verifies, and each newer one with the reason why it was skipped.
+    """The newest checkpoint that verifies, of step ``up_to`` at most if given, and each newer one
+    with the reason why it was skipped: one without a manifest that can be read, one with a file
+    that is missing or differs, one whose writer was ended.
 
     (None, None, reasons) if there is none. Highest fence first, then highest step.
     """
     skipped: list[tuple[Path, str]] = []
-    for path, _ in _by_age(root, skipped):
+    newest: tuple[Path, CheckpointManifest] | None = None
+    for path, manifest in _by_age(root, skipped):
+        if up_to is not None and manifest.step > up_to:
+            continue
         try:
-            return path, verify(path), skipped
+            newest = path, verify(path)
+            break
         except NotResumableError as error:
             skipped.append((path, str(error)))
-    return None, None, skipped
+    found, manifest_found = newest or (None, None)
+    skipped += _unfinished(root, manifest_found.age if manifest_found else (-1, -1))
+    return found, manifest_found, skipped
+
+
+def committed(root: Path) -> bool:
+    """Whether a checkpoint was ever finished below ``root``, sound or not."""
+    return (root / LATEST).exists() or any(root.glob("step-*"))
 
 
 def latest_fence(root: Path) -> int:
@@ -204,10 +220,23 @@ def _by_age(
     found: list[tuple[Path, CheckpointManifest]] = []
     for path in sorted(root.glob("step-*")) if root.is_dir() else []:
         try:
-            found.append((path, read_manifest(path)))
+            manifest = read_manifest(path)
         except NotResumableError as error:
             skipped.append((path, str(error)))
+            continue
+        if path.name == f"step-{manifest.step}":
+            found.append((path, manifest))
+        else:
+            skipped.append((path, f"{path / MANIFEST} is of step {manifest.step}"))
     yield from sorted(found, key=lambda pair: pair[1].age, reverse=True)
+
+
+def _unfinished(root: Path, age: tuple[int, int]) -> Iterator[tuple[Path, str]]:
+    """What killed writers left that would be newer than ``age``."""
+    for path in sorted(root.glob(f"{PARTIAL}*-step-*")):
+        fence, _, step = path.name.removeprefix(PARTIAL).partition("-step-")
+        if fence.isdecimal() and step.isdecimal() and (int(fence), int(step)) > age:
+            yield path, f"{path} is partial: its writer was ended before it was whole"
 
 
 def _replace_directory(partial: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +68,38 @@ def test_a_flipped_byte_is_a_checksum_error_and_the_older_checkpoint_is_taken(
         verify(bad)
     path, _, [(skipped, why)] = newest_valid(tmp_path)
     assert (path, skipped) == (good, bad)
-    assert "model.safetensors" in why
+    found, expected = (hashlib.sha256(data).hexdigest() for data in (b"Weights", b"weights"))
+    assert why == (
+        f"{bad}/model.safetensors differs from its SHA-256 in manifest.json: it has "
+        f"{found[:16]}…, expected was {expected[:16]}…"
+    )
+
+
+def test_a_newer_checkpoint_that_was_not_finished_is_told_and_an_older_one_is_not(
+    tmp_path: Path,
+) -> None:
+    good = commit(tmp_path, 3, fence=2)
+    newer, older = tmp_path / ".partial-2-step-4", tmp_path / ".partial-1-step-9"
+    newer.mkdir()
+    older.mkdir()
+    path, _, [(skipped, why)] = newest_valid(tmp_path)
+    assert (path, skipped) == (good, newer)
+    assert "is partial: its writer was ended" in why
+
+
+def test_a_checkpoint_under_another_name_is_not_taken(tmp_path: Path) -> None:
+    good = commit(tmp_path, 1)
+    renamed = commit(tmp_path, 2).rename(tmp_path / "step-7")
+    path, _, [(skipped, why)] = newest_valid(tmp_path)
+    assert (path, skipped) == (good, renamed)
+    assert why.endswith("step-7/manifest.json is of step 2")
+
+
+def test_a_checkpoint_up_to_a_step_can_be_asked_for(tmp_path: Path) -> None:
+    paths = [commit(tmp_path, step, keep=9) for step in (1, 2, 4)]
+    assert [newest_valid(tmp_path, up_to=step)[0] for step in (0, 1, 3, 4)] == [
+        None, paths[0], paths[1], paths[2],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", ["manifest.json", "model.safetensors"])

@@ -117,6 +117,9 @@ def test_a_killed_run_goes_on_from_an_older_checkpoint_as_if_nothing_had_happene
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{damaged} differs from its SHA-256" in done.stderr
+    (alert,) = alerts(run, "checkpoint")
+    assert alert.startswith(f"checkpoint step-{newest} is skipped: {damaged} differs from its")
+    assert f"! {alert}" in done.stdout
     assert f"training: {WHOLE_STEPS - (newest - 1)} steps" in done.stdout
     rows, expected = metrics(run), metrics(whole_run)
     assert sorted(rows) == list(range(1, WHOLE_STEPS + 1))
@@ -131,6 +134,12 @@ def test_a_killed_run_goes_on_from_an_older_checkpoint_as_if_nothing_had_happene
     ]
     for tensor, value in same[0].items():
         assert torch.equal(value, same[1][tensor]), tensor
+
+
+def alerts(run: Path, kind: str) -> list[str]:
+    """The texts that ``metrics.jsonl`` has under a kind of alert."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["text"] for row in rows if row.get("alert") == kind]
 
 
 def losses(row: dict[str, Any]) -> dict[str, Any]:
