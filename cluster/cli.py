@@ -209,6 +209,28 @@ def verdicts(
 
 
 @app.command()
+def replay(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    steps: Annotated[str, typer.Option(help="N..M: first and last step, or one step.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Take optimizer steps again from stored batches; exit 7 if one comes out otherwise."""
+    _set_up_logging(debug)
+
+    def run() -> int:
+        from cluster.placement import behave_as
+        from cluster.run_directory import RunDirectory
+
+        behave_as("learner", RunDirectory.open(run_dir).config())
+        from cluster.replay_command import replay_steps_command
+
+        return replay_steps_command(run_dir, steps, as_json=as_json)
+
+    _run(run, debug)
+
+
+@app.command()
 def ledger(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,

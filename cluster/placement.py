@@ -122,6 +122,12 @@ def prepare_ray(config: Config) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
+def behave_as(fleet: str, config: Config) -> None:
+    """Give this process the environment that an actor of ``fleet`` has. Libraries read it **as they
+    are imported**: call this first."""
+    os.environ.update(placement_of(fleet, config).env)
+
+
 def mark_children() -> str:
     """Give the processes that this one will start a mark by which ``reaper`` knows them."""
     os.environ[VARIABLE] = mark = secrets.token_hex(16)

@@ -7,6 +7,7 @@
     status.json                  state, step, version, pid, exit code, reason; replaced atomically
     ledger.sqlite                the life of every group
     metrics.jsonl  verdicts.jsonl  samples.jsonl
+    steps.jsonl                  what each step measured, and the digest of its weights
     batches/  checkpoints/  evaluation/  initial/  services/  wandb/
     summary.json  report.html    written at the end
 
@@ -160,6 +161,10 @@ class RunDirectory:
     @property
     def samples(self) -> Path:
         return self.path / "samples.jsonl"
+
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps.jsonl"
 
     @property
     def batches(self) -> Path:

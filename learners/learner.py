@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import load_file
 
 from learners.batches import build_samples, write_batch
 from learners.checkpoints import (
@@ -29,15 +28,15 @@ from learners.checkpoints import (
     CheckpointManifest,
     commit_checkpoint,
     copy_model_files,
-    read_manifest,
     refuse_lower_fence,
 )
-from learners.deepspeed_engine import DeepspeedEngine, EngineSettings, NamedTensors
-from learners.policy_model import load_policy
+from learners.deepspeed_engine import NamedTensors
+from learners.engine_start import Place, start_engine
 from learners.policy_update import update_policy
 from learners.preconditions import require_trainable
 from learners.publication import Publisher, raw_bytes
 from learners.safetensors_stream import SafetensorsStream, Slot
+from learners.step_log import STEPS, StepLog
 from learners.supervised import SftRow, train_supervised
 from safeladder.config import Config, SftConfig
 from safeladder.errors import FencedError
@@ -89,6 +88,7 @@ class Learner:
         self._fence = -1
         self._last_report: StepReport | None = None
         self._publisher = Publisher(store, config.weights.chunk_bytes, delta=config.weights.delta)
+        self._log: StepLog | None = None
 
     async def rendezvous(self) -> tuple[str, int]:
         """The address of this machine and a free port, for the process group of all ranks."""
@@ -152,7 +152,10 @@ class Learner:
         self._admit_fence(fence)
         if version != self._version:
             raise ValueError(f"version {version} was asked for, the learner is at {self._version}")
-        return await self._publisher.publish(self._engine, self._thread, version, fence)
+        published = await self._publisher.publish(self._engine, self._thread, version, fence)
+        if published is not None:
+            await asyncio.to_thread(self._step_log(fence).published, published[0])
+        return published
 
     async def save_checkpoint(
         self, parent: Path, step: int, fence: int, extra: Mapping[str, str] | None = None
@@ -194,37 +197,16 @@ class Learner:
     def _start(
         self, master_address: str, master_port: int, model_path: Path, resume_from: Path | None
     ) -> LearnerStatus:
-        config, learner = self._config, self._config.learner
-        torch.set_num_threads(config.placement.threads_per_actor)
-        torch.use_deterministic_algorithms(config.run.deterministic)
-        torch.manual_seed(config.run.seed)
-        self._model_path = model_path  # a checkpoint may be retired while the run goes on
-        policy = load_policy(
-            resume_from or model_path,
-            dtype=getattr(torch, config.model.dtype),
-            temperature=config.rollout.temperature,
-            train_last_layers=learner.train_last_layers,
-            gradient_checkpointing=learner.gradient_checkpointing,
-        )
-        self._engine = DeepspeedEngine(
-            policy,
-            EngineSettings(
-                zero_stage=learner.zero_stage,
-                betas=learner.betas,
-                weight_decay=learner.weight_decay,
-                max_grad_norm=learner.max_grad_norm,
-                timeout_s=learner.step_deadline_s,
-            ),
+        place = Place(
             rank=self._rank,
             world_size=self._world_size,
             master_address=master_address,
             master_port=master_port,
         )
-        if resume_from is not None:
-            manifest = read_manifest(resume_from)
+        self._model_path = model_path  # a checkpoint may be retired while the run goes on
+        self._engine, manifest = start_engine(self._config, place, model_path, resume_from)
+        if manifest is not None:
             self._step, self._version = manifest.step, manifest.version
-            self._engine.load_optimizer(load_file(resume_from / OPTIMIZER), manifest.num_updates)
-            torch.set_rng_state(load_file(resume_from / RNG)["torch_cpu"])
         return LearnerStatus(
             rank=self._rank, version=self._version, step=self._step, pid=os.getpid()
         )
@@ -245,7 +227,14 @@ class Learner:
         self._last_report = StepReport(
             step=self._step, version=self._version, metrics=metrics, seconds=seconds
         )
+        if self._rank == 0:
+            self._step_log(order.fence).took(self._last_report, order.fence)
         return self._last_report
+
+    def _step_log(self, fence: int) -> StepLog:
+        if self._log is None:
+            self._log = StepLog(self._config.run.directory / STEPS, self._config, fence)
+        return self._log
 
     def _save(self, parent: Path, fence: int, extra: Mapping[str, str]) -> Path:
         """*Collective.* Ranks other than 0 only take part in the gathering."""

@@ -37,6 +37,11 @@ DEADLINE_S = 240.0
 
 def kill_after_checkpoint(config: Path, step: int) -> Path:
     """Start a run, SIGKILL its driver once it has a checkpoint of ``step`` or later; its folder."""
+    return kill_when(config, lambda run: newest_checkpoint(run) >= step)
+
+
+def kill_when(config: Path, is_time: Callable[[Path], bool]) -> Path:
+    """Start a run, SIGKILL its driver as soon as ``is_time`` says so of its folder; the folder."""
     run = config.parent / "runs" / config.stem
     with (config.parent / "driver.log").open("wb") as log:
         driver = subprocess.Popen(
@@ -45,8 +50,8 @@ def kill_after_checkpoint(config: Path, step: int) -> Path:
         )  # fmt: skip
         deadline = time.monotonic() + DEADLINE_S
         try:
-            while newest_checkpoint(run) < step and driver.poll() is None:
-                assert time.monotonic() < deadline, f"no checkpoint within {DEADLINE_S} s"
+            while not is_time(run) and driver.poll() is None:
+                assert time.monotonic() < deadline, f"not there within {DEADLINE_S} s"
                 time.sleep(0.01)
         finally:
             driver.send_signal(signal.SIGKILL)

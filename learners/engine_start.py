@@ -1,0 +1,62 @@
+"""From a config and a folder to an engine that trains on: the start of a rank, and of a replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from learners.checkpoints import OPTIMIZER, RNG, CheckpointManifest, read_manifest
+from learners.deepspeed_engine import DeepspeedEngine, EngineSettings
+from learners.policy_model import load_policy
+from safeladder.config import Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One rank among others, and where they meet."""
+
+    rank: int = 0
+    world_size: int = 1
+    master_address: str = "127.0.0.1"
+    master_port: int
+
+
+def start_engine(
+    config: Config, place: Place, model_path: Path, resume_from: Path | None
+) -> tuple[DeepspeedEngine, CheckpointManifest | None]:
+    """Load the model, or the checkpoint ``resume_from`` (verified by the caller) with its optimizer
+    and generator states, and join the other ranks. *Collective.* Sets torch's threads and seed."""
+    learner = config.learner
+    torch.set_num_threads(config.placement.threads_per_actor)
+    torch.use_deterministic_algorithms(config.run.deterministic)
+    torch.manual_seed(config.run.seed)
+    policy = load_policy(
+        resume_from or model_path,
+        dtype=getattr(torch, config.model.dtype),
+        temperature=config.rollout.temperature,
+        train_last_layers=learner.train_last_layers,
+        gradient_checkpointing=learner.gradient_checkpointing,
+    )
+    engine = DeepspeedEngine(
+        policy,
+        EngineSettings(
+            zero_stage=learner.zero_stage,
+            betas=learner.betas,
+            weight_decay=learner.weight_decay,
+            max_grad_norm=learner.max_grad_norm,
+            timeout_s=learner.step_deadline_s,
+        ),
+        rank=place.rank,
+        world_size=place.world_size,
+        master_address=place.master_address,
+        master_port=place.master_port,
+    )
+    if resume_from is None:
+        return engine, None
+    manifest = read_manifest(resume_from)
+    engine.load_optimizer(load_file(resume_from / OPTIMIZER), manifest.num_updates)
+    torch.set_rng_state(load_file(resume_from / RNG)["torch_cpu"])
+    return engine, manifest
