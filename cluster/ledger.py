@@ -32,7 +32,9 @@ from safeladder.records import GroupKey
 BUSY_TIMEOUT_S = 5.0
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (name TEXT NOT NULL, fence INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS run (
+    name TEXT NOT NULL, fence INTEGER NOT NULL, prompts TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS starts (
     fence INTEGER PRIMARY KEY, checkpoint_step INTEGER NOT NULL, after INTEGER NOT NULL,
     unix_s REAL NOT NULL
@@ -98,18 +100,19 @@ class Ledger:
         self._run = run
 
     @classmethod
-    def open(cls, path: Path | None, run: str) -> Ledger:
-        """Open or create the ledger of a run; None keeps it in memory, for simulations.
+    def open(cls, path: Path | None, run: str, prompts: str = "") -> Ledger:
+        """Open or create the ledger of a run; None keeps it in memory, for simulations. ``prompts``
+        is a digest of what its keys stand for; empty leaves it unchecked.
 
         Raises ``EnvironmentUnfitError`` if the file cannot be used, ``NotResumableError`` if it
-        belongs to another run.
+        belongs to another run or to other prompts.
         """
         place = ":memory:" if path is None else str(path)
         with _translated(place):
             connection = sqlite3.connect(place, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         ledger = cls(connection, place, run)
         try:
-            ledger._prepare()
+            ledger._prepare(prompts)
         except BaseException:
             connection.close()
             raise
@@ -234,18 +237,26 @@ class Ledger:
         with _translated(self._path):
             return violations(self._connection, groups_per_step, max_staleness)
 
-    def _prepare(self) -> None:
+    def _prepare(self, prompts: str) -> None:
         with _translated(self._path):
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
         with self._transaction():
-            row = self._connection.execute("SELECT name FROM run").fetchone()
+            row = self._connection.execute("SELECT name, prompts FROM run").fetchone()
             if row is None:
-                self._connection.execute("INSERT INTO run VALUES (?, 0)", (self._run,))
-            elif row[0] != self._run:
+                self._connection.execute("INSERT INTO run VALUES (?, 0, ?)", (self._run, prompts))
+                return
+            name, known = row
+            if name != self._run:
                 raise NotResumableError(
-                    f"{self._path} is the ledger of the run {row[0]!r}, not of {self._run!r}"
+                    f"{self._path} is the ledger of the run {name!r}, not of {self._run!r}"
+                )
+            if known and prompts and known != prompts:
+                raise NotResumableError(
+                    f"{self._path}: data.train, data.shuffle or run.seed are not what the run "
+                    "began with, so that its groups would be other prompts; put them back, or "
+                    "start another run"
                 )
 
     def _number(self, query: str) -> int:

@@ -33,8 +33,8 @@ def _print(report: LedgerReport, console: Console) -> None:
     states = [f"{report.states[s]} {s}" for s in GroupState if s in report.states]
     console.print(f"{report.issued} groups issued: {', '.join(states) or 'none'}", soft_wrap=True)
     console.print(_lengths(report))
-    console.print(f"attempts: {_histogram(report.attempts, 'groups in attempt')}", soft_wrap=True)
-    console.print(f"staleness: {_histogram(report.staleness, 'groups at')}", soft_wrap=True)
+    console.print(f"attempts: {_histogram(report.attempts, 'in attempt')}", soft_wrap=True)
+    console.print(f"staleness: {_histogram(report.staleness, 'trained at')}", soft_wrap=True)
     starts = Table("fence", "started", "from step", "taken back", "transitions")
     for start in report.starts:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(start.unix_s))
@@ -44,7 +44,8 @@ def _print(report: LedgerReport, console: Console) -> None:
     batches = report.batches
     if batches.missing:
         steps = ", ".join(map(str, batches.missing[:5]))
-        console.print(f"{len(batches.missing)} batches are not there: of steps {steps} …")
+        more = " …" if len(batches.missing) > 5 else ""
+        console.print(f"batches not there: {len(batches.missing)}, of steps {steps}{more}")
     for violation in report.violations:
         console.print(f"BROKEN: {violation}", soft_wrap=True)
     if not report.violations:

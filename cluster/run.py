@@ -82,7 +82,9 @@ class Run:
             footprint.start()
             stack.callback(footprint.stop)
             run = self._config.run.name
-            ledger = stack.enter_context(Ledger.open(self._directory.ledger, run))
+            ledger = stack.enter_context(
+                Ledger.open(self._directory.ledger, run, self._prompts.digest)
+            )
             self._fence = ledger.raise_fence(self._step)
             services = VerifierServices(
                 self._config, self._directory.config_file, self._directory.services

@@ -54,6 +54,16 @@ class PromptOrder:
         order = epoch_permutation(self._seed, key.epoch, len(self._prompts))
         return self._prompts[int(order[key.ordinal])]
 
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of all that decides which place asks what: two orders with the same digest
+        give every ``GroupKey`` the same prompt."""
+        digest = hashlib.sha256(f"{self._seed if self._shuffle else None}".encode())
+        for prompt in self._prompts:
+            turns = [(message.role, message.content) for message in prompt.messages]
+            digest.update(json.dumps([prompt.id, turns, prompt.images]).encode())
+        return digest.hexdigest()
+
     def next_key(self, key: GroupKey | None) -> GroupKey:
         """The place after ``key``; None asks for the first."""
         if key is None:

@@ -185,6 +185,14 @@ def test_a_ledger_of_another_run_is_refused(path: Path) -> None:
         Ledger.open(path, "two")
 
 
+def test_a_ledger_whose_keys_stood_for_other_prompts_is_refused(path: Path) -> None:
+    Ledger.open(path, "run", "one digest").close()
+    Ledger.open(path, "run", "one digest").close()
+    Ledger.open(path, "run").close()
+    with pytest.raises(NotResumableError, match=r"data\.train, data\.shuffle or run\.seed are not"):
+        Ledger.open(path, "run", "another")
+
+
 def test_drops_keep_their_reason_detail_and_length(path: Path) -> None:
     with Ledger.open(path, "run") as ledger:
         transitions = [*life(0, GENERATED), drop(0, GENERATED, DropReason.STALE)]

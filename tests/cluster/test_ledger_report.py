@@ -195,7 +195,7 @@ def test_a_batch_that_is_gone_is_told_but_breaks_nothing(played: RunDirectory) -
     (played.batches / "step-2.safetensors").unlink()
     done = invoke(played)
     assert done.exit_code == 0
-    assert "1 batches are not there: of steps 2" in done.output
+    assert "batches not there: 1, of steps 2\n" in done.output
 
 
 @pytest.mark.parametrize("case", ["no run", "no ledger", "no database", "folder"])

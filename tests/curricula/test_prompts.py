@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,23 @@ def test_the_order_depends_on_seed_and_epoch_alone_not_on_what_was_asked_before(
     assert [other.prompt(GroupKey(0, i)).id for i in range(50)] != [
         steps[GroupKey(0, i)] for i in range(50)
     ]
+
+
+def test_the_digest_of_an_order_changes_with_whatever_changes_a_place() -> None:
+    rows = prompts(5)
+    digest = PromptOrder(rows, seed=3, shuffle=True).digest
+    assert PromptOrder(list(rows), seed=3, shuffle=True).digest == digest
+    asked = replace(rows[2], messages=(Message("user", "something else"),))
+    others = [
+        PromptOrder(rows, seed=4, shuffle=True),
+        PromptOrder(rows, seed=3, shuffle=False),
+        PromptOrder(rows[::-1], seed=3, shuffle=True),
+        PromptOrder(rows[:4], seed=3, shuffle=True),
+        PromptOrder([*rows[:2], asked, *rows[3:]], seed=3, shuffle=True),
+    ]
+    assert len({digest, *(one.digest for one in others)}) == 6
+    unshuffled = [PromptOrder(rows, seed=seed, shuffle=False).digest for seed in (3, 4)]
+    assert unshuffled[0] == unshuffled[1], "the seed moves nothing then"
 
 
 def test_the_stream_of_orders_is_pinned() -> None:
