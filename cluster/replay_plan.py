@@ -14,7 +14,7 @@ from cluster.run_directory import RunDirectory
 from cluster.step_records import Row, StepRecords
 from learners.batches import UNREADABLE, batch_path, read_batch
 from learners.checkpoints import newest_valid
-from learners.step_log import environment, settings
+from learners.step_log import CODE, environment, settings
 from safeladder.config import Config
 from safeladder.errors import ConfigError, NotResumableError
 from safeladder.records import TrainingSample
@@ -178,8 +178,9 @@ def _inexact(stored: Mapping[str, str]) -> Iterator[str]:
     if stored.get("ranks") != "1":
         yield f"it was trained by {stored.get('ranks')} ranks, and sums in another order"
     here = environment(1)
-    for name in ("device", "machine", "torch", "transformers", "deepspeed"):
-        if stored.get(name) != here[name]:
-            yield f"{name} was {stored.get(name)} and is {here[name]}"
+    for name, value in here.items():
+        if name != "ranks" and stored.get(name) != value:
+            where = " (host.json has the commit)" if name == CODE else ""
+            yield f"{name} was {stored.get(name)} and is {value}{where}"
     if here["device"] != "cpu" and stored.get("device") == here["device"]:
         yield f"kernels of {here['device']} are not held to one order of sums"

@@ -14,6 +14,7 @@ fence counts. Nothing is read here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -30,6 +31,7 @@ from safeladder.records import StepReport, WeightManifest
 
 STEPS = "steps.jsonl"
 PACKAGES = ("torch", "transformers", "deepspeed")
+CODE = "code of learners/"
 CLOCKS = frozenset({"trained_tokens_per_s"})
 """Metrics that measure time; the others are a function of weights, batch and config."""
 SETTINGS = {
@@ -94,7 +96,16 @@ def environment(ranks: int) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         **{package: version(package) for package in PACKAGES},
+        CODE: _code(),
     }
+
+
+def _code() -> str:
+    """Short digest of the source files of this room: an edit may change the order of a sum."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -139,6 +139,10 @@ def test_other_versions_of_a_library_take_the_claim_back(run: RunDirectory) -> N
     plan = plan_replay(run, 1, 4)
     assert not plan.is_exact
     assert plan.inexact[0].startswith("torch was 2.0.0 and is ")
+    edited(run, "learner", environment={**learner["environment"], "code of learners/": "other"})
+    (why,) = plan_replay(run, 1, 4).inexact
+    assert why.startswith("code of learners/ was other and is ")
+    assert why.endswith("(host.json has the commit)")
 
 
 def test_a_batch_that_an_undone_step_left_is_not_taken_for_a_later_one(run: RunDirectory) -> None:
