@@ -40,6 +40,7 @@ from cluster.protocol import (
     ActorLost,
     Alert,
     Command,
+    EngineLeaving,
     EngineReported,
     EngineServing,
     Event,
@@ -47,6 +48,7 @@ from cluster.protocol import (
     Finish,
     GenerationFailed,
     GroupGenerated,
+    GroupInterrupted,
     PanelChanged,
     PayloadLost,
     Publish,
@@ -110,9 +112,11 @@ class Coordinator:
             Tick: self._on_tick,
             ActorJoined: self._on_joined,
             ActorLost: self._on_lost,
+            EngineLeaving: lambda event: self._leases.drain(event.engine),
             EngineServing: self._on_serving,
             EngineReported: lambda event: self._leases.note_load(event.engine, event.load),
             GroupGenerated: self._on_generated,
+            GroupInterrupted: lambda event: self._count_late(self._leases.interrupted(event)),
             GenerationFailed: self._on_generation_failed,
             VerdictsReady: lambda event: self._count_late(self._scores.take_verdicts(event)),
             ScoringLost: lambda event: self._count_late(self._scores.take_loss(event)),
@@ -151,6 +155,8 @@ class Coordinator:
             trained_by_staleness=self._trained_by_staleness,
             late_results=self._num_late,
             failed_attempts=self._num_failed_attempts,
+            continued=self._leases.num_continued,
+            begun_anew=self._leases.num_begun_anew,
         )
 
     def glance(self) -> Glance:

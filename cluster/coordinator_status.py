@@ -69,6 +69,10 @@ class CoordinatorStatus:
     """Answers that came too late, twice, or for an older attempt."""
     failed_attempts: int
     """Attempts given up since this driver started: engine lost, deadline, payload lost."""
+    continued: int
+    """Leases that went on from an interrupted one, since this driver started."""
+    begun_anew: int
+    """Interrupted groups that would have been too old when trained, and so began anew."""
     engines: tuple[EngineStatus, ...]
     fleets: tuple[FleetStatus, ...]
     waits: tuple[str, ...]
@@ -114,6 +118,8 @@ def read_status(
     trained_by_staleness: Mapping[int, int],
     late_results: int,
     failed_attempts: int,
+    continued: int,
+    begun_anew: int,
 ) -> CoordinatorStatus:
     """Collect what the coordinator's parts know."""
     counts = groups.counts
@@ -147,6 +153,8 @@ def read_status(
         trained_by_staleness=dict(trained_by_staleness),
         late_results=late_results,
         failed_attempts=failed_attempts,
+        continued=continued,
+        begun_anew=begun_anew,
         engines=seen_engines,
         fleets=seen_fleets,
         waits=(

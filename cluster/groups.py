@@ -51,7 +51,7 @@ class Group:
     num_failures: int = 0
     """Attempts that failed since this driver started; restarts do not count."""
     num_interrupts: int = 0
-    """Attempts that were interrupted since this driver started."""
+    """Times that it was interrupted since it last began anew."""
     engine: str | None = None
     left: str | None = None
     """Engine that it was taken from."""
@@ -146,6 +146,16 @@ class GroupTable:
             if scores.fleet == fleet and (index := scores.first_ok) is not None
         ]
 
+    def goes_on_from(self, key: GroupKey, payload: Any) -> bool:
+        """Whether the group holds this payload of an interrupted attempt."""
+        group = self._groups.get(key)
+        return group is not None and group.begun is not None and group.begun.payload == payload
+
+    @property
+    def next_left(self) -> str | None:
+        """Engine that the next group to lease was taken from, if it was."""
+        return self._groups[self._pending[0]].left if self._pending else None
+
     def next_to_lease(self) -> Group:
         """The first PENDING group; if none waits, a new one."""
         if self._pending:
@@ -189,7 +199,8 @@ class GroupTable:
         held."""
         payloads = group.payloads
         group.engine = group.header = group.payload = group.scores = group.reference = None
-        group.begun = None
+        group.begun = group.left = None
+        group.num_interrupts = 0
         group.rewards = ()
         group.reference_call = 0
         self._write(group, GroupState.PENDING, detail=detail)

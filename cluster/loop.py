@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.reference import ReferenceFailure, ReferenceScored
-from actors.rollout import EngineStatus, GeneratedGroup
+from actors.rollout import EngineStatus
 from actors.verifier import ScoredGroup, ScorePayloadLost
+from cluster import lease_calls
 from cluster.coordinator import Coordinator
 from cluster.engines import LOAD_CALL_S
 from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined, Lost, Reply
@@ -42,6 +43,7 @@ from cluster.protocol import (
     GenerationFailed,
     GrantLease,
     GroupGenerated,
+    InterruptLease,
     LoadWeights,
     PauseTraining,
     PayloadLost,
@@ -200,11 +202,8 @@ class Loop:
                 self._rollout.retire(reply.actor, reply.context.failure.detail)
             else:
                 self._events.append(GenerationFailed(reply.context.failure))
-        elif isinstance(value, GeneratedGroup):
-            self._telemetry.generated(value.header)
-            self._events.append(GroupGenerated(value.header, value.payload))
         elif isinstance(reply.context, GrantLease):  # else a late answer to an evaluation
-            self._on_generation_failure(reply)
+            self._on_lease_answered(reply)
 
     def _on_loaded(self, reply: Reply, manifest: WeightManifest) -> None:
         self._weights.release(manifest.version)
@@ -220,21 +219,17 @@ class Loop:
             self._telemetry.alert("weights", f"{reply.actor}: {status.failure}")
         self._events.append(EngineServing(reply.actor, status.served_version, status.profile))
 
-    def _on_generation_failure(self, reply: Reply) -> None:
-        failure = reply.value
-        if not isinstance(failure, GenerationFailure):
-            detail = f"{failure.kind}: {failure.message}"
-            failure = GenerationFailure.of(
-                reply.context.lease, reply.actor, "engine_error", detail, retryable=True
-            )
-        if failure.cause != "engine_error":
-            self._events.append(GenerationFailed(failure))
-            return
-        # Ask before telling: a dead engine fails each new lease at once and would spend the
-        # attempts of many groups before its heartbeat tells.
-        self._rollout.call(
-            reply.actor, "status", {}, context=_Probe(failure=failure), deadline_s=GRACE_S
-        )
+    def _on_lease_answered(self, reply: Reply) -> None:
+        event = lease_calls.answer(reply)
+        if isinstance(event, GroupGenerated):
+            self._telemetry.generated(event.header)
+        if isinstance(event, GenerationFailed) and event.failure.cause == "engine_error":
+            # Ask before telling: a dead engine fails each new lease at once and would spend the
+            # attempts of many groups before its heartbeat tells.
+            probe = _Probe(failure=event.failure)
+            self._rollout.call(reply.actor, "status", {}, context=probe, deadline_s=GRACE_S)
+        else:
+            self._events.append(event)
 
     def _on_verifier(self, fleet: str, event: FleetEvent) -> None:
         if isinstance(event, Joined):
@@ -312,14 +307,8 @@ class Loop:
 
     def _execute(self, command: Command) -> None:
         match command:  # Release: the coordinator's handle was the last one, the object is freed
-            case GrantLease():
-                self._rollout.call(
-                    command.engine,
-                    "generate",
-                    {"lease": command.lease},
-                    context=command,
-                    deadline_s=command.lease.deadline_s + GRACE_S,
-                )
+            case GrantLease() | InterruptLease():
+                lease_calls.send(self._rollout, command, self._fence)
             case Score():
                 self._score(command)
             case ScoreReference():

@@ -90,6 +90,13 @@ class ActorLost:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineLeaving:
+    """An engine is to leave: see ``LeaseDesk.drain``. ``ActorLost`` follows."""
+
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineServing:
     """An engine says which version makes its next token: after its start, and after each load,
     also a failed one."""
@@ -119,8 +126,7 @@ class GroupGenerated:
 
 @dataclass(frozen=True, slots=True)
 class GroupInterrupted:
-    """A lease that was stopped, by ``InterruptLease`` or at its own deadline. Another one goes on
-    from the payload, if there is any."""
+    """A lease that was stopped, by ``InterruptLease`` or at its own deadline."""
 
     header: PartialHeader
     payload: Any | None
@@ -218,6 +224,7 @@ Event = (
     Tick
     | ActorJoined
     | ActorLost
+    | EngineLeaving
     | EngineServing
     | EngineReported
     | GroupGenerated

@@ -19,11 +19,14 @@ from cluster.protocol import (
     ActorJoined,
     ActorLost,
     Command,
+    EngineLeaving,
     EngineServing,
     Event,
     GenerationFailed,
     GrantLease,
     GroupGenerated,
+    GroupInterrupted,
+    InterruptLease,
     LoadWeights,
     PanelChanged,
     PayloadLost,
@@ -39,6 +42,7 @@ from cluster.protocol import (
     VerdictsReady,
     WeightsPublished,
 )
+from cluster.simulated_stops import SimulatedStops
 from cluster.timetable import Happening, StepDone, Timetable
 from cluster.witness import Made, Witness
 from safeladder.config import Config
@@ -78,6 +82,10 @@ class Faults:
     answer_is_slow: float = 0.0
     """An answer takes 50 times as long."""
     answer_is_doubled: float = 0.0
+    lease_is_stopped: float = 0.0
+    """At its deadline, with the tokens that it has."""
+    engine_leaves: float = 0.0
+    """Within a lease; it is told before, and ended later."""
     verifier_dies: float = 0.0
     verdict_is_invalid: float = 0.0
     reference_is_lost: float = 0.0
@@ -125,6 +133,7 @@ class SimulatedRoles:
         self.witness = Witness(
             config.schedule.groups_per_step, config.schedule.max_staleness, self._true_reward
         )
+        self._stops = SimulatedStops(rng, self.witness)
 
     def start(self, fence: int) -> None:
         """A driver starts, with fresh actors; the learner goes on from its checkpoint."""
@@ -148,6 +157,8 @@ class SimulatedRoles:
         match command:
             case GrantLease():
                 self._generate(command)
+            case InterruptLease():
+                self._interrupt(command)
             case Score():
                 self._score(command)
             case ScoreReference():
@@ -159,8 +170,7 @@ class SimulatedRoles:
             case LoadWeights():
                 self._load(command)
             case Release():
-                for payload in command.payloads:
-                    self.witness.saw_release(payload)
+                self.witness.saw_release(command.payloads)
             case _:
                 pass
 
@@ -170,7 +180,9 @@ class SimulatedRoles:
             case StepDone(order=order):
                 self._finish_step(order)
                 return None
-            case GroupGenerated(header=header) if header.engine not in self._served:
+            case GroupGenerated(header=made) | GroupInterrupted(header=made) if (
+                made.engine not in self._served
+            ):
                 return happening if self._happens(self._faults.ghost_answers) else None
             case EngineServing(engine=name, version=version):
                 if name not in self._served:
@@ -203,21 +215,28 @@ class SimulatedRoles:
         lengths = self._lengths(lease)
         self.witness.saw_lease(lease.key, lease.fence, served, self.learner_version, lengths)
         seconds = max(lengths) * SECONDS_PER_TOKEN
+        oldest = self._stops.begin(command, served, sum(lengths))
+        if self._happens(self._faults.engine_leaves):
+            self.timetable.add(seconds * self._rng.random(), EngineLeaving(command.engine))
+            self.timetable.add(seconds + RESTART_S, ActorLost(ROLLOUT, command.engine))
         if self._happens(self._faults.engine_dies * seconds / MEAN_LEASE_S):
             self.timetable.add(seconds * self._rng.random(), ActorLost(ROLLOUT, command.engine))
         if self._happens(self._faults.generation_fails):
-            failure = GenerationFailure(
-                key=lease.key,
-                attempt=lease.attempt,
-                fence=lease.fence,
-                engine=command.engine,
-                cause="engine_error",
-                detail="simulated",
-                retryable=self._rng.random() < 0.8,
+            is_retryable = self._rng.random() < 0.8
+            failure = GenerationFailure.of(
+                lease, command.engine, "engine_error", "simulated", retryable=is_retryable
             )
             self._answer(seconds, GenerationFailed(failure))
+        elif self._happens(self._faults.lease_is_stopped):
+            stopped = self._stops.stop(lease.key, lease.attempt, "deadline")
+            assert stopped is not None
+            self._answer(seconds, stopped)
         else:
-            self._answer(seconds, self._generated(command, lengths, served))
+            self._answer(seconds, self._generated(command, lengths, oldest))
+
+    def _interrupt(self, command: InterruptLease) -> None:
+        if (stopped := self._stops.stop(command.key, command.attempt, "asked")) is not None:
+            self._answer(self._rng.uniform(0, 1), stopped)
 
     def _lengths(self, lease: Lease) -> tuple[int, ...]:
         """As a prompt has them: a group that is generated again is as long as it was, so what is

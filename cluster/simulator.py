@@ -43,7 +43,11 @@ class SimulationReport:
     """Reason → groups."""
     trained_by_staleness: Mapping[int, int]
     late_results: int
-    """Of the last driver."""
+    """Of the last driver, as the two below."""
+    continued: int
+    """Leases that went on from an interrupted one."""
+    begun_anew: int
+    """Interrupted groups that would have been too old when trained."""
     sampled_lengths: tuple[int, ...]
     """Tokens of every completion of every group leased, once a group; in order of length."""
     trained_lengths: tuple[int, ...]
@@ -150,6 +154,7 @@ class _Shell:
         self._coordinator = self._start_driver()
 
     def _report(self, last: Command | None, violations: Sequence[str]) -> SimulationReport:
+        status = self._coordinator.status()
         return SimulationReport(
             seed=self._seed,
             faults=self._faults,
@@ -160,7 +165,9 @@ class _Shell:
             num_driver_deaths=self._num_deaths,
             dropped={reason.value: count for reason, count in self._ledger.dropped().items()},
             trained_by_staleness=dict(self._roles.witness.staleness),
-            late_results=self._coordinator.status().late_results,
+            late_results=status.late_results,
+            continued=status.continued,
+            begun_anew=status.begun_anew,
             sampled_lengths=self._roles.witness.sampled_lengths,
             trained_lengths=self._roles.witness.trained_lengths,
             violations=tuple(violations),

@@ -48,6 +48,8 @@ class Telemetry:
         self._fence = fence
         self._tokens = 0
         self._generate_s = 0.0
+        self._stopped: tuple[int, ...] = ()
+        """Tokens of each surplus sample since the last step."""
         self._invalid: Counter[str] = Counter()
         self._disagreements: defaultdict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
         """Principle → verdicts of a quorum since the last step, and the sum of theirs."""
@@ -63,6 +65,7 @@ class Telemetry:
     def generated(self, header: GroupHeader) -> None:
         """A group came from an engine; the slowest since the last step is kept."""
         self._tokens += sum(header.lengths)
+        self._stopped += header.stopped
         self._generate_s = max(self._generate_s, header.generate_s)
         self.tokens_total += sum(header.lengths)
 

@@ -4,7 +4,7 @@
 
     PENDING → LEASED → GENERATED → SCORED → ADMITTED → TRAINED(step)
         ▲        │          │          │         │
-        ├────────┴──────────┴──────────┴─────────┤   actor lost, deadline, payload lost: attempt + 1
+        ├────────┴──────────┴──────────┴─────────┤   interrupted, actor or payload lost: attempt + 1
         │                                        └──▶ DROPPED(reason) from any state before TRAINED
         └── TRAINED(step later than the checkpoint), only in the ledger's resume transaction
 

@@ -79,9 +79,9 @@ class Witness:
         """Someone reads a payload."""
         self._expect(payload not in self._released, f"{payload} was used after its release")
 
-    def saw_release(self, payload: str) -> None:
-        """A payload is given up."""
-        self._released.add(payload)
+    def saw_release(self, payloads: Iterable[str]) -> None:
+        """Payloads are given up."""
+        self._released.update(payloads)
 
     def saw_restart(self, fence: int, checkpoint_step: int) -> None:
         """A driver took over; the learner is back at its checkpoint."""

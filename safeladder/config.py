@@ -312,6 +312,11 @@ class Config(Section):
                 "run.deterministic needs rollout.engine: transformers, rollout.actors: 1 and "
                 "schedule.max_staleness: 0"
             )
+        if self.run.deterministic and (self.rollout.straggler_factor or self.rollout.oversample):
+            raise ValueError(
+                "run.deterministic allows neither rollout.straggler_factor nor rollout.oversample: "
+                "who finishes first is chance"
+            )
         return self
 
     @property

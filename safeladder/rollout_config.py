@@ -9,6 +9,7 @@ from pydantic import Field
 from safeladder.config_section import (
     Flag,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     PositiveShare,
@@ -55,7 +56,16 @@ class RolloutConfig(Section):
     """Each engine measures its speed when it comes up, which takes at most four seconds, and gets
     work accordingly; without, all engines count as equally fast. Deterministic runs never do."""
     group_deadline_s: PositiveFloat = 600.0
-    """A lease older than this is taken back and given out again."""
+    """A lease older than this is interrupted, and goes on in this or another engine from the tokens
+    that are there. If there are no new ones, that is a failed attempt."""
+    straggler_factor: Annotated[float, Field(ge=1, strict=True)] | None = None
+    """A group that takes longer than this times the median goes on in another engine while one has
+    room; null leaves it where it is. Pays where engines differ in speed: a group that is merely
+    long gains nothing, and its prompt is computed twice."""
+    oversample: NonNegativeInt = 0
+    """Samples beyond ``group_size``; the group is made of those that finish first, and the others
+    are stopped. Cuts the tail, but what is trained is then biased towards short answers: watch
+    ``rollout/stopped_tokens``."""
     max_attempts: PositiveInt = 3
     """After so many failed attempts the group is dropped as ``failed``."""
     kv_on_update: Literal["keep", "recompute"] = "keep"

@@ -38,6 +38,8 @@ class Tally:
     driver_deaths: int = 0
     events: int = 0
     late_results: int = 0
+    continued: int = 0
+    begun_anew: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     staleness: Counter[int] = field(default_factory=Counter)
 
@@ -48,6 +50,8 @@ class Tally:
         self.driver_deaths += report.num_driver_deaths
         self.events += report.num_events
         self.late_results += report.late_results
+        self.continued += report.continued
+        self.begun_anew += report.begun_anew
         self.dropped.update(report.dropped)
         self.staleness.update(report.trained_by_staleness)
 
@@ -75,6 +79,7 @@ def drawn_config(rng: random.Random) -> Config:
             "actors": rng.randint(1, 6),
             "group_size": rng.randint(2, 4),
             "max_concurrent_groups": rng.randint(1, 4),
+            "straggler_factor": rng.choice([None, 1.0, 3.0]),
         },
         reference={"kl_coefficient": rng.choice([0.0, 0.1])},
         checkpoint={"every_steps": rng.randint(1, 3)},
@@ -94,7 +99,8 @@ def main(arguments: Sequence[str]) -> int:
     last = asked.seed + asked.schedules - 1
     sys.stdout.write(
         f"seeds {asked.seed} to {last}: {tally.events} events, {tally.driver_deaths} deaths of the "
-        f"driver, {tally.late_results} late answers, {tally.staleness.total()} groups trained, "
+        f"driver, {tally.late_results} late answers, {tally.continued} interrupted groups went on, "
+        f"{tally.begun_anew} were too old, {tally.staleness.total()} groups trained, "
         f"dropped {dict(tally.dropped)}\n"
     )
     for report in tally.failed:

@@ -16,6 +16,7 @@ from cluster.protocol import (
     Event,
     GrantLease,
     GroupGenerated,
+    InterruptLease,
     ReferenceReady,
     Score,
     ScoreReference,
@@ -221,7 +222,7 @@ class Play:
         return dict(self.coordinator.status().dropped_by_reason)
 
 
-def keys(items: Sequence[GrantLease | Score | ScoreReference]) -> list[int]:
+def keys(items: Sequence[GrantLease | InterruptLease | Score | ScoreReference]) -> list[int]:
     """Ordinals of commands, in their order."""
     return [c.lease.key.ordinal if isinstance(c, GrantLease) else c.key.ordinal for c in items]
 

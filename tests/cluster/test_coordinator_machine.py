@@ -15,6 +15,7 @@ from cluster.protocol import (
     ActorJoined,
     ActorLost,
     Command,
+    EngineLeaving,
     EngineServing,
     Event,
     Fail,
@@ -22,12 +23,14 @@ from cluster.protocol import (
     GenerationFailed,
     GrantLease,
     GroupGenerated,
+    GroupInterrupted,
     LoadWeights,
     PanelChanged,
     PayloadLost,
     Publish,
     ReferenceLost,
     ReferenceReady,
+    Release,
     RetireFleet,
     Score,
     ScoreReference,
@@ -38,7 +41,15 @@ from cluster.protocol import (
     VerdictsReady,
     WeightsPublished,
 )
-from safeladder.records import GenerationFailure, GroupKey, InvalidCause, StepReport, TrainOrder
+from safeladder.partials import InterruptCause, PartialHeader
+from safeladder.records import (
+    GenerationFailure,
+    GroupKey,
+    InvalidCause,
+    Lease,
+    StepReport,
+    TrainOrder,
+)
 from tests.cluster.coordinator_play import Judgement, Prompts, header, make_config, verdict
 
 CHECKPOINT_EVERY = 2
@@ -49,12 +60,13 @@ CONFIG = make_config(
         "format": {"verifier": "a:B", "on_invalid": "drop_sample"},
     },
     routes={"safety": {"safety": 1.0, "format": 0.5}},
-    rollout={"group_size": 3, "max_concurrent_groups": 3},
+    rollout={"group_size": 3, "max_concurrent_groups": 3, "straggler_factor": 1.0},
     reference={"kl_coefficient": 0.1},
     reward={"breaker": {"window": 12, "min_verdicts": 6, "max_invalid_share": 0.3}},
     schedule={"groups_per_step": 2, "max_staleness": 1},
 )
 ANSWERABLE = (GrantLease, Score, ScoreReference, Train, Publish, LoadWeights)
+CAUSES: tuple[InterruptCause, ...] = ("asked", "deadline")
 JUDGEMENTS = st.sampled_from([0.0, 0.25, 1.0, 1.0, None, InvalidCause.TIMEOUT])
 
 
@@ -69,6 +81,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.batches: dict[int, TrainOrder] = {}
         self.min_versions: dict[str, int] = {}
         self.past: list[Event] = []
+        self.released: set[Any] = set()
         self.start_driver(checkpoint=0)
 
     def start_driver(self, checkpoint: int) -> None:
@@ -110,6 +123,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
         elif isinstance(command, GrantLease):
             served = self.served[command.engine]
             assert len(self.batches) - served <= CONFIG.schedule.max_staleness
+            assert command.lease.begun not in self.released
+        elif isinstance(command, Release):
+            self.released.update(command.payloads)
         elif isinstance(command, Score):
             assert command.fleet in self.fleets, f"{command} goes to a fleet that is gone"
         elif isinstance(command, RetireFleet):
@@ -146,7 +162,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         match command:
             case GrantLease(engine=engine, lease=lease):
                 payload = f"{lease.key} {lease.attempt} {lease.fence}"
-                self.min_versions[payload] = version = self.served.get(engine, 0)
+                self.min_versions[payload] = version = self.oldest(engine, lease)
                 self.answer(GroupGenerated(header(lease, engine, version), payload))
             case Score(key=key, attempt=attempt, call=call):
                 verdicts = tuple(verdict(command, i, judgements[i]) for i in command.indexes)
@@ -163,6 +179,35 @@ class CoordinatorMachine(RuleBasedStateMachine):
                 self.send(EngineServing(engine, version))
             case _:
                 pass
+
+    def oldest(self, engine: str, lease: Lease) -> int:
+        """Version of the oldest token that the lease leads to."""
+        served = self.served.get(engine, 0)
+        return served if lease.begun is None else min(served, self.min_versions[lease.begun])
+
+    @precondition(lambda self: self.has_open(GrantLease))
+    @rule(
+        data=st.data(), num_tokens=st.integers(0, 9), cause=st.sampled_from(["asked", "deadline"])
+    )
+    def interrupt(self, data: st.DataObject, num_tokens: int, cause: InterruptCause) -> None:
+        grant: GrantLease = self.take(data, GrantLease)
+        lease = grant.lease
+        payload = f"part of {lease.key} {lease.attempt} {lease.fence}" if num_tokens else None
+        version = self.oldest(grant.engine, lease)
+        if payload:
+            self.min_versions[payload] = version
+        part = PartialHeader(
+            key=lease.key, attempt=lease.attempt, fence=lease.fence, engine=grant.engine,
+            cause=cause, num_tokens=num_tokens, min_version=version if payload else None,
+            generate_s=1.0,
+        )  # fmt: skip
+        self.answer(GroupInterrupted(part, payload))
+
+    @precondition(lambda self: self.served)
+    @rule(data=st.data())
+    def let_an_engine_leave(self, data: st.DataObject) -> None:
+        self.send(EngineLeaving(data.draw(st.sampled_from(sorted(self.served)))))
+        self.add_engine()
 
     def train(self, order: TrainOrder) -> None:
         trained = {g.key for batch in self.batches.values() for g in batch.groups}

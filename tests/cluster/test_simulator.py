@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.coordinator import Coordinator
+from cluster.groups import Begun, Group, GroupTable
 from cluster.lease_desk import LeaseDesk
 from cluster.protocol import Event
 from cluster.simulated_roles import Faults
@@ -61,6 +62,35 @@ def test_verifiers_can_be_swapped_under_all_other_faults() -> None:
         faults = replace(Faults.drawn(rng), panel_changes=0.7, payload_is_lost=0.1)
         report = simulate(drawn_config(rng), Prompts(size=20), faults, seed)
         assert (report.finished, report.violations) == (True, ()), report
+
+
+def test_interrupted_leases_go_on_and_the_lengths_stay_those_sampled() -> None:
+    config = make_config(
+        run={"steps": 30},
+        rollout={"actors": 4, "straggler_factor": 1.0, "max_concurrent_groups": 2},
+        schedule={"max_staleness": 2},
+    )
+    faults = Faults(lease_is_stopped=0.2, engine_leaves=0.1, answer_is_slow=0.1)
+    reports = [simulate(config, Prompts(), faults, seed) for seed in range(10)]
+    assert all((r.finished, r.violations) == (True, ()) for r in reports)
+    assert min(report.continued for report in reports) > 10
+    assert sum(report.begun_anew for report in reports) > 0
+
+
+def test_the_witness_sees_tokens_that_are_trained_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted group goes on whatever its age, and the age of its first tokens is lost."""
+    hand_back = GroupTable.hand_back
+
+    def young(self: GroupTable, group: Group, begun: Begun | None, detail: str) -> None:
+        fresh = None if begun is None else replace(begun, min_version=1000)
+        hand_back(self, group, fresh, detail)
+
+    monkeypatch.setattr(GroupTable, "hand_back", young)
+    monkeypatch.setattr(Coordinator, "_staleness", lambda self, group: 0)
+    config = make_config(run={"steps": 30}, rollout={"actors": 4})
+    faults = Faults(lease_is_stopped=0.3, answer_is_slow=0.2)
+    reports = [simulate(config, Prompts(), faults, seed) for seed in range(5)]
+    assert "is trained at staleness" in violations(reports)
 
 
 def test_equal_seeds_give_equal_reports() -> None:

@@ -24,7 +24,8 @@ def status(**changes: object) -> CoordinatorStatus:
     fields: dict[str, object] = {
         "version": 3, "published_version": 3, "running_step": None, "paused_by": None,
         "counts": {"LEASED": 4, "SCORED": 0}, "dropped_by_reason": {"filtered": 3},
-        "trained_by_staleness": {0: 1}, "late_results": 0, "failed_attempts": 0, "engines": (),
+        "trained_by_staleness": {0: 1}, "late_results": 0, "failed_attempts": 0,
+            "continued": 0, "begun_anew": 0, "engines": (),
         "fleets": (), "waits": ("learner waits for groups: 3 of 16 are scored",),
     }  # fmt: skip
     return CoordinatorStatus(**{**fields, **changes})  # type: ignore[arg-type]
