@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/build/torch_extensions
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup format lint test test-fast test-engine check demo bench abuse simulate-faults nightly proto docs submit clean
+.PHONY: help setup format lint test test-fast test-engine check demo bench abuse chaos ci-faults simulate-faults nightly proto docs submit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,12 +43,19 @@ bench: setup  ## the benchmarks of this machine, each with its bar
 abuse: setup  ## every attack on services, judges and the sandbox; prints what came of each class
 	$(PYTHON) -m tests.abuse
 
+chaos: setup  ## kill, stop and starve real runs in every way that is known; prints what came of each
+	$(PYTHON) -m tests.chaos
+
+ci-faults: setup  ## the short form: 6 kills, 5 commit points, a driver thought dead, 300 simulated schedules
+	$(PYTHON) -m tests.chaos --short
+	$(PYTHON) -m tests.simulate_faults --schedules 300
+
 simulate-faults: setup  ## 5,000 random fault schedules in virtual time, against an independent account
 	$(PYTHON) -m tests.simulate_faults
 
 nightly: setup  ## everything: lint, all tests, attacks, demo, benchmarks
 	$(MAKE) lint && $(PYTHON) -m pytest -m "not gpu" && $(MAKE) abuse simulate-faults
-	$(PYTHON) -m demo --strict && $(MAKE) bench
+	$(PYTHON) -m demo --strict && $(MAKE) chaos bench
 
 proto: setup  ## regenerate the gRPC stubs
 	scripts/proto.sh

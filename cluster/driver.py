@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.checks import preflight
+from cluster.ledger import taken_back
+from cluster.placement import arm_commit_points
 from cluster.run_directory import RunDirectory
 from learners.checkpoints import committed, newest_valid
 from safeladder.config import Config
@@ -57,7 +59,9 @@ def newest_checkpoint(directory: RunDirectory) -> tuple[Path | None, list[str]]:
     """
     skipped: list[tuple[Path, str]] = []
     for root in (directory.checkpoints, directory.initial):
-        path, _, unusable = newest_valid(root)
+        path, _, unusable = newest_valid(
+            root, veto=lambda found: taken_back(directory.ledger, found.fence, found.step)
+        )
         skipped += unusable
         if path is not None:
             sentences = [f"checkpoint {place.name} is skipped: {why}" for place, why in skipped]
@@ -111,4 +115,5 @@ def _execute(
 ) -> int:
     from cluster.run import Run
 
+    arm_commit_points()
     return Run(config, directory, checkpoint, initial, skipped).execute()

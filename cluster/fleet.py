@@ -19,6 +19,7 @@ from typing import Any
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
 from cluster.remote import RoleFailure, kill
+from safeladder.commit_points import reached_for
 
 log = logging.getLogger(__name__)
 
@@ -169,12 +170,14 @@ class Fleet:
         if member is None:
             return False
         tag = next(self._tags)
+        reached_for([method], "asked", actor)
         sent: int = self._manager.foreach_actor_async(
             "call",
             tag=tag,
             kwargs={"method": method, "arguments": dict(arguments)},
             remote_actor_ids=[member.manager_id],
         )
+        reached_for([method], "sent", actor)
         if sent == 1:
             self._calls[tag] = _Call(actor, context, self._clock() + deadline_s)
         else:  # the manager knows it to be dead

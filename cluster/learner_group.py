@@ -17,6 +17,7 @@ from typing import Any
 from cluster.placement import placement_of
 from cluster.remote import PENDING, RoleFailure, kill, outcome, spawn, submit
 from cluster.roles import build_learner
+from safeladder.commit_points import reached_for
 from safeladder.config import Config
 from safeladder.errors import EnvironmentUnfitError, RunFailedError
 
@@ -96,7 +97,9 @@ class LearnerGroup:
         self, method: str, arguments: Mapping[str, Any], *, context: Any, deadline_s: float
     ) -> None:
         """Queue one operation on every rank; they run it after all earlier ones."""
+        reached_for([method], "asked")
         results = [submit(rank, method, arguments) for rank in self._ranks]
+        reached_for([method], "sent")
         self._operations.append(_Operation(context, results, deadline_s))
 
     def poll(self) -> list[LearnerReply | LearnerLost]:

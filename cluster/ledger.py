@@ -15,7 +15,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cluster.ledger_audit import violations
@@ -26,6 +26,7 @@ from cluster.transitions import (
     PendingGroup,
     Transition,
 )
+from safeladder.commit_points import reached, reached_for
 from safeladder.errors import EnvironmentUnfitError, FencedError, NotResumableError
 from safeladder.records import GroupKey
 
@@ -138,6 +139,7 @@ class Ledger:
         ``NotResumableError`` if the ledger never saw the checkpoint's step.
         """
         with self._transaction():
+            reached("fence.read")
             fence = self._number("SELECT fence FROM run") + 1
             values = {"step": checkpoint_step, "fence": fence, "unix_s": time.time()}
             for statement in (_START, _REMEMBER_COMMITTED, _COMMIT, _REMEMBER_UNDONE, _UNDO):
@@ -150,23 +152,21 @@ class Ledger:
                     "older checkpoint"
                 )
             self._connection.execute("UPDATE run SET fence = ?", (fence,))
+            reached("fence.written")
+        reached("fence.committed", fence)
         return fence
 
     def apply(self, transitions: Sequence[Transition], fence: int) -> None:
-        """Write a batch, all of it or nothing.
+        """Write a batch, all of it or nothing; an empty one only asks whose the run is.
 
         Raises ``FencedError`` if a newer driver owns the run, or if any group is not in the state
         and attempt that its transition starts from.
         """
         if not transitions:
+            self.require_newest(fence)
             return
         with self._transaction():
-            newest = self._number("SELECT fence FROM run")
-            if newest != fence:
-                raise FencedError(
-                    f"{self._path}: this driver holds fence {fence}, but the run is at {newest}: "
-                    "a newer driver owns it"
-                )
+            self._require_newest(fence)
             issues = [_issue_row(t, fence) for t in transitions if t.source is None]
             moves = [_move_row(t, fence) for t in transitions if t.source is not None]
             # A key is issued before it moves, so all issues may go first.
@@ -177,6 +177,13 @@ class Ledger:
                     "someone else writes to this ledger"
                 )
             self._connection.executemany(_REMEMBER, [_history_row(t, fence) for t in transitions])
+            reached_for((t.target for t in transitions), "written")
+        reached_for((t.target for t in transitions), "committed")
+
+    def require_newest(self, fence: int) -> None:
+        """Raise ``FencedError`` if a newer driver owns the run."""
+        with _translated(self._path):
+            self._require_newest(fence)
 
     def snapshot(self) -> LedgerSnapshot:
         """What a coordinator needs; right after ``raise_fence`` nothing is in between states."""
@@ -259,6 +266,14 @@ class Ledger:
                     "start another run"
                 )
 
+    def _require_newest(self, fence: int) -> None:
+        newest = self._number("SELECT fence FROM run")
+        if newest != fence:
+            raise FencedError(
+                f"{self._path}: this driver holds fence {fence}, but the run is at {newest}: "
+                "a newer driver owns it"
+            )
+
     def _number(self, query: str) -> int:
         return int(self._connection.execute(query).fetchone()[0])
 
@@ -294,6 +309,25 @@ def _history_row(t: Transition, fence: int) -> tuple[object, ...]:
     oldest = None if t.header is None else t.header.min_version
     edge = (t.key.epoch, t.key.ordinal, t.source, t.target, t.next_attempt, fence)
     return (*edge, oldest, t.step, t.reason, t.detail)
+
+
+def taken_back(path: Path, fence: int, step: int) -> str | None:
+    """Why the state that a driver of ``fence`` had after ``step`` is not part of the run any more;
+    None if it is: no later driver went on from an earlier step."""
+    query = """SELECT fence, checkpoint_step FROM starts
+        WHERE fence > ? AND checkpoint_step < ? ORDER BY fence LIMIT 1"""
+    if not path.exists():
+        return None
+    with _translated(str(path)), closing(sqlite3.connect(path)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'starts'").fetchone():
+            return None
+        row = connection.execute(query, (fence, step)).fetchone()
+    if row is None:
+        return None
+    return (
+        f"it was written by the driver of fence {fence}, which was replaced: the driver of fence "
+        f"{row[0]} went on from step {row[1]}"
+    )
 
 
 @contextmanager

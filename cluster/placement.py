@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.reaper import VARIABLE
+from safeladder.commit_points import LOG_VARIABLE as POINT_LOG
+from safeladder.commit_points import VARIABLE as POINT
+from safeladder.commit_points import arm
 from safeladder.config import Config, EngineFleet
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -132,6 +135,11 @@ def mark_children() -> str:
     """Give the processes that this one will start a mark by which ``reaper`` knows them."""
     os.environ[VARIABLE] = mark = secrets.token_hex(16)
     return mark
+
+
+def arm_commit_points() -> None:
+    """Let this process die at the commit point that its environment names, if it names one."""
+    arm(os.environ.get(POINT), os.environ.get(POINT_LOG))
 
 
 def job_address() -> str | None:

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.placement import (
     REPOSITORY,
     Placement,
+    arm_commit_points,
     child_environment,
     job_address,
     local_cpus,
@@ -102,6 +103,7 @@ class RoleHost:
 
     def __init__(self, build: BuildRole, arguments: Mapping[str, Any], owner: Any, cores: Any):
         pin(cores)
+        arm_commit_points()
         store = RayStore(owner) if owner is not None else None
         self._role = build(**arguments) if store is None else build(store=store, **arguments)
 

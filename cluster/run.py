@@ -37,7 +37,10 @@ from cluster.swaps import PanelSource, Swaps
 from cluster.telemetry import Telemetry
 from cluster.terminal import Terminal
 from curricula.prompts import PromptOrder, load_prompts
+from learners.checkpoints import take_over
+from safeladder.commit_points import reached
 from safeladder.config import Config
+from safeladder.errors import FencedError
 
 SFT_DEADLINE_S = 4 * 3600.0
 
@@ -85,17 +88,22 @@ class Run:
             ledger = stack.enter_context(
                 Ledger.open(self._directory.ledger, run, self._prompts.digest)
             )
+            self._ledger = ledger
             self._fence = ledger.raise_fence(self._step)
+            take_over(self._directory.checkpoints, self._fence)
             services = VerifierServices(
                 self._config, self._directory.config_file, self._directory.services
             )
             stack.callback(services.close)
             self._say("starting verifier services and Ray")
             config = services.start()
+            reached("services.started")
             stack.enter_context(session(config))
+            reached("ray.started")
             crew = stack.enter_context(Crew(config, self._fence))
             self._say("loading the model: rollout engine, learner, verifiers")
             crew.bring_up(config.model.path, self._checkpoint)
+            reached("crew.up")
             require_right_canaries(crew, self._panel_source.canaries)
             monitor = MonitorLink(config, self._directory.path, crew.verifier_versions)
             stack.callback(monitor.close)
@@ -113,6 +121,7 @@ class Run:
             coordinator = self._rl(config, crew, ledger, services, telemetry)
             self._evaluate("after", config, crew)
             footprint.stop()
+            ledger.require_newest(self._fence)
             summary = self._results.summarize(
                 coordinator,
                 telemetry,
@@ -123,10 +132,12 @@ class Run:
             monitor.finish(summary)
             telemetry.tell_notices()
         self._terminal.close()
+        reached("summary.written")
         report = self._results.report(summary, sys.stdout)
         self._say(f"report: {report}")
         self._step = self._config.run.steps
         self._write_status("finished", exit_code=0)
+        reached("run.finished")
         return 0
 
     def _before_rl(self, config: Config, crew: Crew) -> None:
@@ -187,6 +198,7 @@ class Run:
             save=lambda step: crew.queue_save(step, self._directory.checkpoints),
         ).run()
         crew.settle()
+        reached("loop.finished")
         return coordinator
 
     def _evaluate(self, stage: str, config: Config, crew: Crew) -> None:
@@ -202,13 +214,20 @@ class Run:
             self._fence,
             crew.weights.newest,
         )
-        self._results.add(stage, evaluation.run())
+        answers = evaluation.run()
+        self._ledger.require_newest(self._fence)  # else they are not this run's answers any more
+        self._results.add(stage, answers)
+        reached("evaluation.written", stage)
         self._say(f"evaluation `{stage}`: {self._results.describe(stage)}")
 
     def _say(self, text: str) -> None:
         self._terminal.say(text)
 
     def _write_status(self, state: str, exit_code: int | None = None) -> None:
+        """Raises ``FencedError`` if another driver has taken the run over since it was ours."""
+        found = self._directory.status()
+        if state != "starting" and found is not None and found.pid != os.getpid():
+            raise FencedError(f"{self._directory.path} is the run of the driver {found.pid} now")
         self._directory.write_status(
             Status(
                 state=state,  # type: ignore[arg-type]

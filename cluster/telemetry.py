@@ -19,6 +19,7 @@ from cluster.remote import fetch
 from cluster.run_directory import RunDirectory, Status
 from cluster.terminal import Terminal
 from cluster.time_account import TimeAccount
+from safeladder.commit_points import reached
 from safeladder.config import Config
 from safeladder.records import GroupHeader, StepReport, TrainOrder
 
@@ -56,6 +57,7 @@ class Telemetry:
         self._canaries: dict[str, float] = {}
         self._generation = 0
         self._verdict_rows: list[dict[str, Any]] = []
+        self._told: list[tuple[TrainOrder, StepReport, dict[str, float]]] = []
         self._last_step_at = time.monotonic()
         self._account = TimeAccount(self._last_step_at)
         self._last_view_at = 0.0
@@ -116,7 +118,9 @@ class Telemetry:
             self._terminal.say("training goes on")
 
     def trained(self, order: TrainOrder, report: StepReport, coordinator: Coordinator) -> None:
-        """A step is committed."""
+        """The learner reports a step. It is told to others at the end of the turn, when the ledger
+        has it: a driver that has been replaced must not tell."""
+        reached("step.told", report.step)
         now = time.monotonic()
         elapsed, self._last_step_at = now - self._last_step_at, now
         rewards = [r for group in order.groups for r in group.rewards if r is not None]
@@ -140,6 +144,9 @@ class Telemetry:
         self._disagreements.clear()
         row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
         self._tokens, self._generate_s = 0, 0.0
+        self._told.append((order, report, row))
+
+    def _tell(self, order: TrainOrder, report: StepReport, row: dict[str, float]) -> None:
         self._monitor.send("record", kind="train", values=row)
         self._terminal.step(row)
         self._directory.write_status(
@@ -149,7 +156,11 @@ class Telemetry:
             self._monitor.send("samples", step=report.step, rows=self._sample_rows(order))
 
     def turn(self, coordinator: Coordinator) -> None:
-        """One turn of the loop is over: deliver, and refresh the view once a second."""
+        """One turn of the loop is over, and in the ledger: deliver, and refresh the view once a
+        second."""
+        told, self._told = self._told, []
+        for step in told:
+            self._tell(*step)
         if self._verdict_rows:
             self._monitor.send("verdicts", rows=self._verdict_rows)
             self._verdict_rows = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from safeladder.commit_points import reached
 from safeladder.errors import FencedError
 from safeladder.records import WeightManifest
 from safeladder.weight_payload import WeightPayload
@@ -50,6 +51,7 @@ class WeightStore:
     def commit(self, weights: PublishedWeights) -> None:
         """Make a version visible. Raises ``FencedError`` if an older driver published it and
         ``ValueError`` if it is not newer than what is there."""
+        reached("publication.told")
         manifest = weights.manifest
         if manifest.fence < self._fence:
             raise FencedError(
@@ -62,6 +64,7 @@ class WeightStore:
                 f"version {manifest.version} is not newer than {newest.manifest.version}"
             )
         self._versions[manifest.version] = weights
+        reached("publication.committed")
         self._drop_unused()
 
     def acquire(self, version: int) -> PublishedWeights:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from learners.disk import naming_the_disk
 from learners.safetensors_stream import SafetensorsStream, Slot
+from safeladder.commit_points import reached
 from safeladder.records import (
     Floats,
     GroupKey,
@@ -73,7 +74,11 @@ def build_samples(
 
 def write_batch(folder: Path, order: TrainOrder, samples: Sequence[TrainingSample]) -> Path:
     """Write ``step-N.safetensors`` whole or not at all: all arrays concatenated, with offsets
-    ``[num_samples + 1]``, and the audit text of the groups as metadata."""
+    ``[num_samples + 1]``, and the audit text of the groups as metadata.
+
+    A step that is done again replaces its batch.
+    """
+    reached("batch.begun", order.step)
     arrays: dict[str, npt.NDArray[Any]] = {
         "prompt_tokens": _joined([s.prompt_tokens for s in samples], np.int32),
         "prompt_offsets": _offsets([s.prompt_tokens for s in samples]),
@@ -95,14 +100,18 @@ def write_batch(folder: Path, order: TrainOrder, samples: Sequence[TrainingSampl
         "audit": json.dumps([group.audit for group in order.groups]),
     }
     path = batch_path(folder, order.step)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{order.fence}.partial")  # of its own for every driver
     with naming_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         slots = {name: Slot(str(a.dtype), a.shape) for name, a in arrays.items()}
         with SafetensorsStream(partial, slots, metadata) as file:
             for name, array in arrays.items():
                 file.write(name, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        reached("batch.written", order.step)
         partial.replace(path)
+        for left in folder.glob(f"{path.stem}.*.partial"):  # of drivers that were killed here
+            left.unlink(missing_ok=True)
+    reached("batch.renamed", order.step)
     return path
 
 

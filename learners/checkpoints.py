@@ -3,6 +3,7 @@
 ::
 
     root/LATEST                     {"checkpoint": "step-20", "fence": 3}, replaced atomically
+    root/FENCE                      {"fence": 3}, of the driver that took the run over last
     root/step-20/model.safetensors  with config and tokenizer files: AutoModelForCausalLM and vLLM
                                     load the folder as it is
     root/step-20/optimizer.safetensors   AdamW moments (and masters) in fp32
@@ -24,11 +25,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from learners.disk import naming_the_disk, sync_directory
+from safeladder.commit_points import reached
 from safeladder.errors import ChecksumError, FencedError, NotResumableError
 from safeladder.paths import is_file
 
 WEIGHTS, OPTIMIZER, RNG = "model.safetensors", "optimizer.safetensors", "rng.safetensors"
-MANIFEST, LATEST, PARTIAL = "manifest.json", "LATEST", ".partial-"
+MANIFEST, LATEST, FENCE, PARTIAL = "manifest.json", "LATEST", "FENCE", ".partial-"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
 
 
@@ -98,12 +100,16 @@ def verify(checkpoint: Path) -> CheckpointManifest:
     return manifest
 
 
+Veto = Callable[[CheckpointManifest], str | None]
+"""Why a checkpoint must not be used though it is whole; None if it may."""
+
+
 def newest_valid(
-    root: Path, up_to: int | None = None
+    root: Path, up_to: int | None = None, veto: Veto = lambda manifest: None
 ) -> tuple[Path | None, CheckpointManifest | None, list[tuple[Path, str]]]:
     """The newest checkpoint that verifies, of step ``up_to`` at most if given, and each newer one
     with the reason why it was skipped: one without a manifest that can be read, one with a file
-    that is missing or differs, one whose writer was ended.
+    that is missing or differs, one whose writer was ended, one that ``veto`` refuses.
 
     (None, None, reasons) if there is none. Highest fence first, then highest step.
     """
@@ -111,6 +117,9 @@ def newest_valid(
     newest: tuple[Path, CheckpointManifest] | None = None
     for path, manifest in _by_age(root, skipped):
         if up_to is not None and manifest.step > up_to:
+            continue
+        if (why := veto(manifest)) is not None:
+            skipped.append((path, why))
             continue
         try:
             newest = path, verify(path)
@@ -128,13 +137,27 @@ def committed(root: Path) -> bool:
 
 
 def latest_fence(root: Path) -> int:
-    """Fence of the last checkpoint committed below ``root``; -1 if there is none."""
+    """Fence of the driver that ``root`` belongs to: it committed the last checkpoint, or has taken
+    the run over since; -1 if there is none."""
+    return max(_fence_in(root / LATEST), _fence_in(root / FENCE))
+
+
+def _fence_in(path: Path) -> int:
     try:
-        return int(json.loads((root / LATEST).read_text())["fence"])
+        return int(json.loads(path.read_text())["fence"])
     except FileNotFoundError:
         return -1
     except (ValueError, KeyError, TypeError) as error:
-        raise NotResumableError(f"{root / LATEST} cannot be read: {error}") from error
+        raise NotResumableError(f"{path} cannot be read: {error}") from error
+
+
+def take_over(root: Path, fence: int) -> None:
+    """From now on no driver with a lower fence commits or retires a checkpoint below ``root``."""
+    root.mkdir(parents=True, exist_ok=True)
+    partial = root / f"{PARTIAL}{FENCE}-{fence}"
+    write_durably(partial, json.dumps({"fence": fence}).encode())
+    partial.replace(root / FENCE)
+    sync_directory(root)
 
 
 def refuse_lower_fence(root: Path, fence: int) -> None:
@@ -167,12 +190,16 @@ def commit_checkpoint(
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
+            reached("checkpoint.folder_made")
             files = write_files(partial)
             text = json.dumps({**asdict(manifest), "files": dict(files)}, indent=1)
             write_durably(partial / MANIFEST, text.encode())
+            reached("checkpoint.manifest_written")
             sync_directory(partial)
+            reached("checkpoint.synced")
             refuse_lower_fence(root, manifest.fence)
             _replace_directory(partial, target)
+            reached("checkpoint.renamed")
         except FileNotFoundError:
             # A newer driver has cleared our partial folder away.
             refuse_lower_fence(root, manifest.fence)
@@ -181,9 +208,12 @@ def commit_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
         latest = json.dumps({"checkpoint": target.name, "fence": manifest.fence})
         write_durably(root / f"{PARTIAL}{LATEST}", latest.encode())
+        reached("checkpoint.latest_written")
         (root / f"{PARTIAL}{LATEST}").replace(root / LATEST)
         sync_directory(root)
+    reached("checkpoint.latest_replaced")
     _retire(root, keep, manifest.fence)
+    reached("checkpoint.retired")
     return target
 
 
@@ -201,6 +231,7 @@ def copy_model_files(source: Path, folder: Path, dtype: str) -> dict[str, str]:
             config.pop("torch_dtype", None)
             data = json.dumps(config, indent=2).encode()
         written[path.name] = write_durably(folder / path.name, data)
+        reached("checkpoint.file_written", path.name)
     return written
 
 

@@ -38,6 +38,7 @@ from learners.publication import Publisher, raw_bytes
 from learners.safetensors_stream import SafetensorsStream, Slot
 from learners.step_log import STEPS, StepLog
 from learners.supervised import SftRow, train_supervised
+from safeladder.commit_points import reached
 from safeladder.config import Config, SftConfig
 from safeladder.errors import FencedError
 from safeladder.ports import PayloadStore
@@ -219,9 +220,12 @@ class Learner:
     def _train(self, order: TrainOrder, samples: Sequence[TrainingSample]) -> StepReport:
         began = time.monotonic()
         if self._rank == 0:
+            refuse_lower_fence(self._config.run.directory / "checkpoints", order.fence)
             write_batch(self._config.run.directory / "batches", order, samples)
         metrics = update_policy(self._engine, samples, self._version, self._config)
         self._step = self._version = order.step
+        if self._rank == 0:
+            reached("optimizer.stepped", order.step)
         seconds = time.monotonic() - began
         metrics["trained_tokens_per_s"] = metrics["trained_tokens"] / seconds
         self._last_report = StepReport(
@@ -281,4 +285,5 @@ def _write_tensors(path: Path, slots: Mapping[str, Slot], tensors: NamedTensors)
         for name, tensor in tensors:
             assert tensor is not None, f"{name} was not gathered"
             file.write(name, raw_bytes(tensor))
+    reached("checkpoint.file_written", path.name)
     return file.sha256

@@ -32,6 +32,7 @@ from torch import Tensor
 from learners.deepspeed_engine import DeepspeedEngine
 from learners.delta_encoder import Base, DeltaEncoder
 from learners.safetensors_stream import Slot
+from safeladder.commit_points import reached
 from safeladder.ports import PayloadStore, RawTensors
 from safeladder.records import TensorSpec, WeightManifest
 from safeladder.tensors import BYTES_PER_ELEMENT, checksum
@@ -91,6 +92,7 @@ class Publisher:
             encoder = None if self._base is None else DeltaEncoder(self._base)
             specs, handles = await self._store_all(arrivals, encoder)
             await gathered
+            reached("publication.stored", version)
             manifest = WeightManifest(version=version, fence=fence, tensors=specs)
             delta = None if encoder is None else await self._store_delta(encoder)
             if self._has_deltas:
@@ -146,5 +148,7 @@ def _gather(
             raw = {name: raw_bytes(t) for name, t in tensors.items() if t is not None}
             if engine.rank == 0:
                 deliver(_Chunk({name: slots[name] for name in names}, raw))
+        if engine.rank == 0:
+            reached("publication.gathered")
     finally:
         deliver(None)

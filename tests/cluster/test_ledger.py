@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ledger import Ledger
+from cluster.ledger import Ledger, taken_back
 from cluster.transitions import DropReason, GroupState, PendingGroup, Transition
 from safeladder.errors import EnvironmentUnfitError, FencedError, NotResumableError
 from safeladder.records import GroupHeader, GroupKey
@@ -128,6 +128,8 @@ def test_an_older_driver_is_fenced_off_and_changes_nothing(path: Path) -> None:
         with pytest.raises(FencedError, match="newer driver") as error:
             old.apply(life(1, LEASED), old_fence)
         assert error.value.exit_code == 75
+        with pytest.raises(FencedError, match="newer driver"):
+            old.apply([], old_fence)  # it must notice with nothing to write, too
         assert new.counts() == {PENDING: 1}
         new.apply(life(0, LEASED, attempt=2), new_fence)
         assert new.audit() == []
@@ -165,6 +167,19 @@ def test_a_resume_completes_a_step_whose_checkpoint_is_there_but_whose_rows_are_
         assert ledger.trained_groups() == {1: [GroupKey(0, 0)]}
         assert ledger.snapshot().pending == (PendingGroup(GroupKey(0, 1), 2),)
         assert ledger.audit(groups_per_step=1, max_staleness=0) == []
+
+
+def test_a_checkpoint_of_a_replaced_driver_is_not_part_of_the_run_any_more(path: Path) -> None:
+    """It was written while, or after, its successor went on from an earlier one: the groups of the
+    steps between are trained in it, and to be trained again in the run."""
+    with Ledger.open(path, "run") as ledger:
+        fence = ledger.raise_fence()
+        for step in (1, 2, 3):
+            ledger.apply(life(step, TRAINED, step=step), fence)
+        ledger.raise_fence(checkpoint_step=2)
+    assert taken_back(path, fence=1, step=2) is None
+    assert "the driver of fence 2 went on from step 2" in str(taken_back(path, fence=1, step=3))
+    assert taken_back(path, fence=2, step=3) is None
 
 
 def test_a_checkpoint_that_the_ledger_never_saw_is_refused_and_changes_nothing(

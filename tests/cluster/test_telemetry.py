@@ -81,6 +81,8 @@ def test_disagreement_is_the_mean_over_all_verdicts_since_the_last_step(
             step = train.order.step
             report = StepReport(step=step, version=step, metrics={}, seconds=1.0)
             telemetry.trained(train.order, report, play.coordinator)
+            assert len(link.rows()) == step - 1, "told before the ledger has it"
+            telemetry.turn(play.coordinator)
             play.send(StepCommitted(report))
             play.publish(step, "rollout-0")
     first, second = link.rows()
@@ -89,8 +91,9 @@ def test_disagreement_is_the_mean_over_all_verdicts_since_the_last_step(
     assert "disagreement/safety" not in second, "one judge alone does not disagree"
     (sample,) = next(arguments["rows"] for method, arguments in link.sent if method == "samples")
     assert sample["disagreement"] == {"safety": 0.1}
-    telemetry.turn(play.coordinator)
-    (rows,) = [arguments["rows"] for method, arguments in link.sent if method == "verdicts"]
+    rows = [
+        row for method, arguments in link.sent if method == "verdicts" for row in arguments["rows"]
+    ]
     assert [(row["sample_id"], row["disagreement"]) for row in rows[:2]] == [
         ("0/0/0", 0.4),
         ("0/0/1", 0.9),

@@ -83,3 +83,14 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     samples = build_samples(GROUPS, PAYLOADS, [None, None])
     write_batch(tmp_path, ORDER, samples)
     assert [p.name for p in tmp_path.iterdir()] == ["step-4.safetensors"]
+
+
+def test_a_step_that_is_done_again_replaces_its_batch_and_clears_what_killed_drivers_left(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "step-4.1.partial").write_bytes(b"half")
+    samples = build_samples(GROUPS, PAYLOADS, [None, None])
+    write_batch(tmp_path, ORDER, samples[:1])
+    path = write_batch(tmp_path, dataclasses.replace(ORDER, fence=4), samples)
+    assert read_batch(path)[1]["fence"] == "4"
+    assert [p.name for p in tmp_path.iterdir()] == ["step-4.safetensors"]

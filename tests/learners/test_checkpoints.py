@@ -16,6 +16,7 @@ from learners.checkpoints import (
     copy_model_files,
     latest_fence,
     newest_valid,
+    take_over,
     verify,
     write_durably,
 )
@@ -172,6 +173,23 @@ def test_a_fence_that_rises_during_the_write_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(FencedError):
         commit_checkpoint(tmp_path, manifest(2, fence=3), overtaken, keep=2)
     assert not (tmp_path / "step-2").exists()
+
+
+def test_a_driver_that_was_replaced_commits_nothing_though_its_successor_has_not_yet_saved(
+    tmp_path: Path,
+) -> None:
+    before = commit(tmp_path, 2, fence=1, keep=1)
+    take_over(tmp_path, 2)
+    with pytest.raises(FencedError, match="fence 2"):
+        commit(tmp_path, 4, fence=1, keep=1)
+    assert newest_valid(tmp_path)[0] == before, "it retired what its successor goes on from"
+    assert newest_valid(commit(tmp_path, 3, fence=2).parent)[0] == tmp_path / "step-3"
+
+
+def test_a_checkpoint_with_a_veto_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    good, bad = commit(tmp_path, 1), commit(tmp_path, 2)
+    found = newest_valid(tmp_path, veto=lambda manifest: "no" if manifest.step == 2 else None)
+    assert (found[0], found[2]) == (good, [(bad, "no")])
 
 
 def test_a_later_driver_is_newer_whatever_its_step(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.roles import build_learner
-from learners.checkpoints import newest_valid, verify
+from learners.checkpoints import newest_valid, take_over, verify
 from safeladder import tensors
 from safeladder.errors import DivergedError, FencedError
 from safeladder.records import StepPayloadsLost
@@ -305,6 +305,7 @@ async def supervised_rung(learner: Any, _: dict[str, Any]) -> dict[str, Any]:
 
 
 async def guards(learner: Any, _: dict[str, Any]) -> dict[str, Any]:
+    folder = learner._config.run.directory
     first = await learner.train(make_order(1, fence=3))
     again = await learner.train(make_order(1, fence=3))
     refused = {}
@@ -324,7 +325,14 @@ async def guards(learner: Any, _: dict[str, Any]) -> dict[str, Any]:
             await learner.train(order)
         except (ValueError, FencedError, DivergedError) as error:
             refused[name] = f"{type(error).__name__}: {error}"
-    return {"repeated": again is first, "refused": refused}
+    (folder / "batches" / "step-2.safetensors").unlink()  # of the step that diverged
+    take_over(folder / "checkpoints", 4)
+    try:
+        await learner.train(make_order(2, fence=3))
+    except FencedError as error:
+        refused["replaced"] = str(error)
+    batches = sorted(path.name for path in (folder / "batches").iterdir())
+    return {"batches": batches, "repeated": again is first, "refused": refused}
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +363,8 @@ def test_a_repeated_order_is_answered_once_and_wrong_orders_are_refused(
     assert found["repeated"]
     assert found["refused"]["gap"].startswith("ValueError: step 7 was ordered after step 1")
     assert found["refused"]["zombie"].startswith("FencedError")
+    assert "belongs to a driver with fence 4" in found["refused"]["replaced"]
+    assert found["batches"] == ["step-1.safetensors"], "the batch of a replaced driver's step"
     assert "max_staleness" in found["refused"]["stale"]
     assert found["refused"]["nan"].startswith("DivergedError: the loss is nan")
 
