@@ -189,14 +189,17 @@ class TransformersEngine:
         )
 
     def occupancy(self) -> EngineLoad:
-        """See ``ports.RolloutEngine.occupancy``. Nothing ever waits here, or is preempted."""
+        """See ``ports.RolloutEngine.occupancy``. Samples beyond ``max_sequences`` take their turns
+        like all others, but count as waiting: more of them make nothing faster."""
         requests = self._requests.values()
         alive = [sample for r in requests for batch in r.batches for sample in batch.alive]
         held = sum(r.prompt.size for r in requests) + sum(sample.num_tokens for sample in alive)
+        limits = self.limits()
+        running = min(len(alive), limits.max_sequences)
         return EngineLoad(
-            kv_share=min(1.0, held / self.limits().kv_tokens),
-            running=len(alive),
-            waiting=0,
+            kv_share=min(1.0, held / limits.kv_tokens),
+            running=running,
+            waiting=len(alive) - running,
             preemptions=0,
         )
 

@@ -22,8 +22,6 @@ import typer
 from safeladder.errors import ConfigError, SafeladderError
 
 if TYPE_CHECKING:
-    from cluster.checks import SampleVerdict
-    from cluster.resource_plan import RolePlan
     from safeladder.config import Config
 
 app = typer.Typer(
@@ -97,6 +95,7 @@ def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
     def run() -> int:
         import asyncio
 
+        from cluster.check_tables import show_checks
         from cluster.checks import preflight, score_samples
         from cluster.data_checks import check_data
         from cluster.model_folder import read_model_folder
@@ -108,7 +107,7 @@ def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
         preflight(resolved)
         prompts = check_data(resolved)
         scored = asyncio.run(score_samples(resolved, prompts))
-        _show(scored, resource_plan(resolved, read_model_folder(resolved.model.path)))
+        show_checks(scored, resource_plan(resolved, read_model_folder(resolved.model.path)))
         typer.echo(f"{len(prompts)} prompts, config {config_hash(resolved)[:12]}: ready to train")
         return 0
 
@@ -152,6 +151,27 @@ def principles(
 
         typer.echo(swap_principles(run_dir, config, wait))
         return 0
+
+    _run(run, debug)
+
+
+@app.command()
+def fleets(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run that is training.")],
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="fleet=engines, such as h100=6; may be repeated."),
+    ] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the run.")] = 60.0,
+    debug: Debug = False,
+) -> None:
+    """Show what the rollout engines of a run measured; with --set, change how many there are."""
+    _set_up_logging(debug)
+
+    def run() -> int:
+        from cluster.fleet_command import fleets_command
+
+        return fleets_command(run_dir, sizes or [], wait)
 
     _run(run, debug)
 
@@ -334,44 +354,6 @@ def _run(run: Callable[[], int], debug: bool) -> NoReturn:
         typer.echo(f"safeladder: {error}", err=True)
         code = error.exit_code
     raise typer.Exit(code)
-
-
-def _show(scored: dict[str, list[SampleVerdict]], plan: list[RolePlan]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from cluster.resource_plan import host_memory_bytes, main_memory_bytes
-
-    verdicts = Table("principle", "row", "response", "verdict", "why", title="Sample verdicts")
-    for principle, samples in scored.items():
-        for sample in samples:
-            verdict = sample.verdict
-            result = verdict.cause or verdict.label
-            score = "" if verdict.score is None else f" {verdict.score:g}"
-            text = f"{verdict.status}{score}" + (f" ({result})" if result else "")
-            verdicts.add_row(
-                principle, sample.prompt_id, sample.response[:40], text, verdict.evidence or ""
-            )
-    resources = Table(
-        "role", "actors", "CPUs each", "GPUs each", "GiB each", "where", title="Resource plan"
-    )
-    for line in plan:
-        where = " on the GPU" if line.num_gpus else ""
-        resources.add_row(
-            line.role,
-            str(line.actors),
-            f"{line.num_cpus:g}",
-            f"{line.num_gpus:g}",
-            f"{line.num_bytes / 2**30:.1f}{where}",
-            line.where,
-        )
-    console = Console(soft_wrap=False, markup=False)
-    console.print(verdicts)
-    console.print(resources)
-    console.print(
-        f"Main memory, without activations: about {main_memory_bytes(plan) / 2**30:.1f} GiB of "
-        f"{host_memory_bytes() / 2**30:.1f} GiB"
-    )
 
 
 def _set_up_logging(debug: bool, *, is_service: bool = False) -> None:

@@ -5,7 +5,7 @@ Numbers and sentences only; nothing here decides anything.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from cluster.learner_state import LearnerState
 from cluster.score_desk import ScoreDesk
 from cluster.transitions import GroupState
 from safeladder.config import Config
+from safeladder.engine_profile import EngineLoad, EngineProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,11 @@ class EngineStatus:
     capacity: int
     loading: int | None
     """Version being loaded."""
+    is_leaving: bool
+    """It gets no more leases."""
+    load: EngineLoad | None
+    """Its newest report."""
+    profile: EngineProfile | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,9 @@ def read_status(
             leases=len(engine.leases),
             capacity=engine.capacity,
             loading=engine.loading,
+            is_leaving=engine.is_leaving,
+            load=engine.load,
+            profile=engine.profile,
         )
         for engine in engines
     )
@@ -160,7 +169,7 @@ def read_status(
         waits=(
             *_learner_waits(config, learner, scores.pause_reason, ready),
             *([] if seen_engines else ["generation waits for an engine"]),
-            *(_engine_wait(engine) for engine in seen_engines if engine.leases == 0),
+            *_engine_waits(seen_engines),
             *(_fleet_wait(fleet) for fleet in seen_fleets if fleet.calls_waiting),
         ),
     )
@@ -184,9 +193,23 @@ def _fleet_wait(fleet: FleetStatus) -> str:
     return f"{fleet.calls_waiting} calls wait for {fleet.name}: {why}"
 
 
+def _engine_waits(engines: Sequence[EngineStatus]) -> list[str]:
+    """One sentence for each reason why engines have no group."""
+    idle: defaultdict[str, list[str]] = defaultdict(list)
+    for engine in engines:
+        if engine.leases == 0:
+            idle[_engine_wait(engine)].append(engine.name)
+    return [
+        f"{names[0]} {why}" if len(names) == 1 else f"{len(names)} engines: each {why}"
+        for why, names in idle.items()
+    ]
+
+
 def _engine_wait(engine: EngineStatus) -> str:
     if engine.served_version is None:
-        return f"{engine.name} is starting"
+        return "is starting"
     if engine.loading is not None:
-        return f"{engine.name} loads version {engine.loading}"
-    return f"{engine.name} waits for groups to be admitted at version {engine.served_version}"
+        return f"loads version {engine.loading}"
+    if engine.is_leaving:
+        return "leaves"
+    return f"waits for groups to be admitted at version {engine.served_version}"

@@ -121,9 +121,15 @@ class Fleet:
         self._pending: list[FleetEvent] = []
         self._beats: dict[str, Any] = {}
         self._size = size
+        self._leaving: set[str] = set()
         self._num_needed = size if num_needed is None else num_needed
         for _ in range(size):
             self._add()
+
+    @property
+    def size(self) -> int:
+        """Actors that it is to have."""
+        return self._size
 
     @property
     def ready(self) -> list[str]:
@@ -203,6 +209,31 @@ class Fleet:
         self._heartbeat(now)
         return events
 
+    def resize(self, size: int) -> list[str]:
+        """Have so many actors. New ones start as the cluster has room; of too many, those that are
+        not up yet end now, and the names of the others, newest first, are returned: each is to be
+        ended by ``dismiss`` when it has nothing left to do, and is not replaced if it dies."""
+        self._size = size
+        for member in [m for m in reversed(self._members.values()) if not m.is_ready]:
+            if self._num_staying > size:
+                self._lose(member.name, "the fleet is smaller now")
+        staying = [m.name for m in self._members.values() if m.name not in self._leaving]
+        leaving = staying[size:][::-1]
+        self._leaving.update(leaving)
+        while self._num_staying < size:
+            self._add()
+        return leaving
+
+    def dismiss(self, actor: str) -> tuple[Any, ...]:
+        """End an actor that leaves. Returns the contexts of the calls that end with it."""
+        self._leaving.add(actor)
+        lost = [e for e in self._lose(actor, "it leaves") if isinstance(e, Lost)]
+        return lost[0].contexts if lost else ()
+
+    @property
+    def _num_staying(self) -> int:
+        return len(self._members) - len(self._leaving)
+
     def retire(self, actor: str, reason: str) -> None:
         """End an actor that is alive but of no use (hung, poisoned); a replacement starts."""
         self._pending += self._lose(actor, reason)
@@ -261,8 +292,11 @@ class Fleet:
         self._manager.remove_actor(member.manager_id)
         kill(member.handle)
         events: list[FleetEvent] = [Lost(actor=actor, reason=reason, contexts=contexts)]
-        now = self._clock()
         self._beats.pop(actor, None)
+        self._leaving.discard(actor)
+        if self._num_staying >= self._size:
+            return events
+        now = self._clock()
         self._restarts.append(now)
         while self._restarts and self._restarts[0] < now - RESTART_WINDOW_S:
             self._restarts.popleft()

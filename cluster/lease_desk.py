@@ -69,9 +69,10 @@ class LeaseDesk:
         self._first_version = first_version
         self._groups = groups
         self._rulings = rulings
-        self._engines = EngineTable(config.rollout.group_size)
+        num_samples = config.rollout.group_size + config.rollout.oversample
+        self._engines = EngineTable(num_samples)
         self.lead = Lead(config.schedule)
-        self._answer_tokens = float(config.rollout.group_size * config.rollout.max_new_tokens)
+        self._answer_tokens = float(num_samples * config.rollout.max_new_tokens)
         """Expected tokens of all siblings; as long as they can be, before any came."""
         self._num_generated = 0
         self._ends: dict[GroupKey, float] = {}
@@ -129,7 +130,9 @@ class LeaseDesk:
         if header.load is not None:
             self._engines.note_load(header.engine, header.load)
         self._num_generated = min(self._num_generated + 1, GROUPS_REMEMBERED)
-        self._answer_tokens += (sum(header.lengths) - self._answer_tokens) / self._num_generated
+        self._answer_tokens += (
+            sum(header.lengths + header.stopped) - self._answer_tokens
+        ) / self._num_generated
         self._times.append(header.generate_s)
         self._engines.finish(header.engine, group.key)
         self.end(group)

@@ -26,6 +26,7 @@ from cluster import lease_calls
 from cluster.coordinator import Coordinator
 from cluster.engines import LOAD_CALL_S
 from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined, Lost, Reply
+from cluster.fleet_keeper import FleetKeeper
 from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.ledger import Ledger
 from cluster.panel_keeper import CALLS_PER_VERIFIER, CanaryCall, PanelKeeper
@@ -110,6 +111,7 @@ class Loop:
         learners: LearnerGroup,
         weights: WeightStore,
         keeper: PanelKeeper,
+        fleets: FleetKeeper,
         services: VerifierServices,
         telemetry: Telemetry,
         save: Callable[[int], None],
@@ -124,6 +126,7 @@ class Loop:
         self._learners = learners
         self._weights = weights
         self._keeper = keeper
+        self._fleets = fleets
         self._services = services
         self._telemetry = telemetry
         self._save = save
@@ -145,6 +148,7 @@ class Loop:
                     return
                 self._execute(command)
             self._events += self._keeper.step()
+            self._events += self._fleets.step(self._coordinator)
             self._services.supervise()
             self._telemetry.turn(self._coordinator)
             if not events and not commands:
@@ -165,7 +169,6 @@ class Loop:
     def _poll(self) -> None:
         for event in self._rollout.poll():
             self._on_rollout(event)
-        self._events += self._rollout.reports()
         for fleet in self._verifiers.values():
             for event in fleet.poll():
                 self._on_verifier(fleet.name, event)

@@ -50,12 +50,19 @@ def _is(name: str) -> Callable[[str], bool]:
     return lambda metric: metric == name
 
 
+def _of_fleets(figure: str) -> Callable[[str], bool]:
+    return lambda metric: metric.startswith("fleet/") and metric.endswith(f"/{figure}")
+
+
 PLOTS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("Reward by principle", lambda m: m.startswith("reward/") and m != "reward/mean"),
     ("Combined reward", _is("reward/mean")),
     ("Staleness (versions)", lambda m: "staleness" in m),
     ("KL (nats per token)", lambda m: "kl" in m.rpartition("/")[2].split("_")),
     ("Generated tokens per second", _is("rollout/tokens_per_s")),
+    ("Tokens per second, by fleet", _of_fleets("tokens_per_s")),
+    ("Share of time busy, by fleet", _of_fleets("busy")),
+    ("Share of the cache in use, by fleet", _of_fleets("kv")),
     ("Completion length (tokens)", lambda m: "length" in m),
     ("Seconds per step", lambda m: m in ("time/step_s", "time/train_s", "learner/wait_s")),
     ("Share of the engines' time", lambda m: m.startswith("engines/")),

@@ -97,6 +97,7 @@ class Results:
             "failed_attempts": status.failed_attempts,
             "actors_lost": telemetry.actors_lost,
             "tokens_generated": telemetry.tokens_total,
+            "fleets": telemetry.usage.summary(),
             "verifiers": dict(verifiers),
             "wall_s": round(wall_s, 1),
             "peak_pss_bytes": peak_pss_bytes,

@@ -11,15 +11,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined
-from cluster.protocol import ROLLOUT, ActorJoined, EngineReported, Event
+from cluster.protocol import ROLLOUT, ActorJoined
 from safeladder.config import Config
+from safeladder.fleet_config import fleet_of
 
 log = logging.getLogger(__name__)
-
-
-def fleet_of(engine: str) -> str:
-    """Name of the fleet of an actor: ``rollout-h100`` for ``rollout-h100-3``."""
-    return engine.rpartition("-")[0]
 
 
 def announced(config: Config, event: Joined) -> ActorJoined:
@@ -42,14 +38,18 @@ class RolloutFleets:
         """Names of the engines that take work."""
         return [name for fleet in self.fleets.values() for name in fleet.ready]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Fleet → engines that it is to have."""
+        return {name: fleet.size for name, fleet in self.fleets.items()}
+
     def said(self, engine: str) -> Any:
         """What the engine said of itself last: at its start, or to a heartbeat."""
         return self.fleets[fleet_of(engine)].said(engine)
 
-    def reports(self) -> list[Event]:
-        """How full the engines are that have answered a heartbeat since the last call."""
-        beats = [beat for fleet in self.fleets.values() for beat in fleet.take_beats().items()]
-        return [EngineReported(name, said.load) for name, said in beats if said.load is not None]
+    def take_beats(self) -> dict[str, Any]:
+        """Engine → its newest answer to a heartbeat, for those that came since the last call."""
+        return {k: v for fleet in self.fleets.values() for k, v in fleet.take_beats().items()}
 
     def least_busy(self, among: Collection[str] | None = None) -> str | None:
         """As ``Fleet.least_busy``, over all of them."""
@@ -79,6 +79,10 @@ class RolloutFleets:
                 log.error("this fleet gets no more engines: %s", event.reason)
                 events.remove(event)
         return events
+
+    def dismiss(self, actor: str) -> tuple[Any, ...]:
+        """As ``Fleet.dismiss``."""
+        return self.fleets[fleet_of(actor)].dismiss(actor)
 
     def retire(self, actor: str, reason: str) -> None:
         """As ``Fleet.retire``."""

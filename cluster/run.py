@@ -23,6 +23,7 @@ from pathlib import Path
 from cluster.coordinator import Coordinator
 from cluster.crew import Crew
 from cluster.evaluation import Evaluation
+from cluster.fleet_keeper import FleetKeeper
 from cluster.footprint import Footprint
 from cluster.ledger import Ledger
 from cluster.loop import Loop
@@ -190,6 +191,7 @@ class Run:
             rollout=crew.rollout,
             verifiers=crew.verifiers,
             keeper=keeper,
+            fleets=FleetKeeper(crew.rollout, self._directory, telemetry),
             reference=crew.reference,
             learners=crew.learners,
             weights=crew.weights,

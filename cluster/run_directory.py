@@ -8,6 +8,7 @@
     ledger.sqlite                the life of every group
     metrics.jsonl  verdicts.jsonl  samples.jsonl
     steps.jsonl                  what each step measured, and the digest of its weights
+    profiles.json                what each rollout engine measured of itself
     batches/  checkpoints/  evaluation/  initial/  services/  wandb/
     summary.json  report.html    written at the end
 
@@ -165,6 +166,10 @@ class RunDirectory:
     @property
     def steps(self) -> Path:
         return self.path / "steps.jsonl"
+
+    @property
+    def profiles(self) -> Path:
+        return self.path / "profiles.json"
 
     @property
     def batches(self) -> Path:

@@ -1,15 +1,10 @@
-"""Requests for a hot swap, as files of the run: ``swaps/1.yaml`` asks, ``swaps/1.json`` answers.
+"""Hot swaps of principles: what is asked for, what may change, and how a run's files say so.
 
-Files need no port and no second way in: who may write to the run's folder may change the run. The
-answer says ``in force``, ``refused`` or ``withdrawn``, and why. It is written once, whole: if the
-asker gives up while the driver is about to obey, the first of the two decides.
+Requests are files of the run, ``swaps/1.yaml`` and on (see ``requests``).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,32 +14,27 @@ from cluster.canaries import Canary, canaries_of
 from cluster.checks import built_version, check_routes, check_verifier
 from cluster.data_checks import check_data
 from cluster.panel import Panel
-from cluster.run_directory import RunDirectory, write_json
+from cluster.requests import IN_FORCE, REFUSED, Request, Requests
+from cluster.run_directory import RunDirectory
 from safeladder.config import Config
 from safeladder.config_loading import config_hash, load_config, resolved_yaml
-from safeladder.errors import ConfigError, EnvironmentUnfitError, VerifierUnavailableError
+from safeladder.errors import ConfigError, VerifierUnavailableError
 
-IN_FORCE, REFUSED, WITHDRAWN = "in force", "refused", "withdrawn"
 MAY_CHANGE = ("principles", "routes", "reward")
-POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class SwapRequest:
-    """One request."""
+class SwapRequest(Request):
+    """One request; its file is the whole configuration that is wanted, resolved."""
 
-    number: int
-    path: Path
-    """The whole configuration that is wanted, resolved."""
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """A request in the folder of swaps."""
+        return cls(request.number, request.path)
 
     def config(self) -> Config:
         """What is wanted. Raises ``ConfigError``."""
         return load_config([self.path])
-
-    @property
-    def answer(self) -> Path:
-        """Where the driver says what became of it."""
-        return self.path.with_suffix(".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,37 +67,20 @@ class PanelSource:
 
 
 class Swaps:
-    """The requests of one run, in order of their numbers."""
+    """The requests for a swap, in order of their numbers."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._folder = run.path / "swaps"
+        self._requests = Requests(run, "swaps")
 
     def submit(self, config: Config) -> SwapRequest:
         """Ask the run's driver for the principles of ``config``."""
-        self._folder.mkdir(exist_ok=True)
-        partial = self._folder / f".{os.getpid()}"
-        partial.write_text(resolved_yaml(config), encoding="utf-8")
-        number = 1
-        while True:
-            path = self._folder / f"{number}.yaml"
-            try:
-                os.link(partial, path)  # whole at once, and never over somebody else's
-            except FileExistsError:
-                number += 1
-                continue
-            partial.unlink()
-            return SwapRequest(number, path)
+        return SwapRequest.of(self._requests.submit(resolved_yaml(config)))
 
     def next_request(self) -> SwapRequest | None:
         """The first one that has no answer."""
-        number = 1
-        while (path := self._folder / f"{number}.yaml").is_file():
-            request = SwapRequest(number, path)
-            if not request.answer.is_file():
-                return request
-            number += 1
-        return None
+        request = self._requests.next_request()
+        return None if request is None else SwapRequest.of(request)
 
     def commit(
         self, request: SwapRequest, config: Config, panel: Panel, versions: Mapping[str, str]
@@ -124,7 +97,7 @@ class Swaps:
         try:
             for path, content in files.items():
                 partials[path].write_text(content, encoding="utf-8")
-            if not self._answer(request, IN_FORCE, text):
+            if not self._requests.answer(request, IN_FORCE, text):
                 return None
             for path, partial in partials.items():  # needs no space: the answer is true already
                 partial.replace(path)
@@ -135,37 +108,11 @@ class Swaps:
 
     def refuse(self, request: SwapRequest, reason: str) -> None:
         """Nothing changes."""
-        self._answer(request, REFUSED, reason)
+        self._requests.answer(request, REFUSED, reason)
 
     def await_answer(self, request: SwapRequest, timeout_s: float) -> dict[str, Any]:
-        """Wait for the driver. Raises ``EnvironmentUnfitError`` if it is gone or silent; the
-        request is then withdrawn, unless it was answered at the last moment."""
-        deadline = time.monotonic() + timeout_s
-        while not request.answer.is_file():
-            status = self._run.status()
-            if status is None or status.exit_code is not None or time.monotonic() > deadline:
-                if not self._answer(request, WITHDRAWN, "the asker waited long enough"):
-                    break
-                why = "ended" if status and status.exit_code is not None else "did not answer"
-                raise EnvironmentUnfitError(
-                    f"the driver of {self._run.path} {why}; nothing changed"
-                )
-            time.sleep(POLL_S)
-        answer: dict[str, Any] = json.loads(request.answer.read_text(encoding="utf-8"))
-        return answer
-
-    @staticmethod
-    def _answer(request: SwapRequest, state: str, text: str) -> bool:
-        """Whether this is the answer; False if there was one."""
-        partial = request.answer.with_name(f".{request.answer.name}.{os.getpid()}.new")
-        write_json(partial, {"state": state, "text": text, "unix_s": time.time()})
-        try:
-            os.link(partial, request.answer)
-        except FileExistsError:
-            return False
-        finally:
-            partial.unlink()
-        return True
+        """See ``Requests.await_answer``."""
+        return self._requests.await_answer(request, timeout_s)
 
 
 def check_swap(current: Config, request: SwapRequest) -> PanelSource:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.coordinator import Coordinator
 from cluster.fleet import Lost
+from cluster.fleet_usage import FleetUsage
 from cluster.live import write_live
 from cluster.monitor_link import MonitorLink
 from cluster.panel import Panel
@@ -63,6 +64,9 @@ class Telemetry:
         self._last_view_at = 0.0
         self.tokens_total = 0
         self.actors_lost = 0
+        self.usage = FleetUsage()
+        """Of the rollout fleets."""
+        self._version = 0
 
     def generated(self, header: GroupHeader) -> None:
         """A group came from an engine; the slowest since the last step is kept."""
@@ -70,6 +74,7 @@ class Telemetry:
         self._stopped += header.stopped
         self._generate_s = max(self._generate_s, header.generate_s)
         self.tokens_total += sum(header.lengths)
+        self.usage.generated(header, max(self._version, header.max_version))
 
     def actor_lost(self, fleet: str, lost: Lost) -> None:
         """An actor died or was given up."""
@@ -137,6 +142,8 @@ class Telemetry:
         row |= self._account.close_step(report.seconds) | coordinator.lives.drain()
         row["reward/generation"] = float(self._generation)
         row |= self._canaries
+        row |= self.usage.row(elapsed)
+        self._version = report.version
         row |= {f"reward/{k}": v for k, v in _principle_means(order).items()}
         row |= {f"train/{k}": v for k, v in report.metrics.items()}
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}

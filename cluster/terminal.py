@@ -6,8 +6,8 @@ Shows rows that it is given; it keeps the last few and computes nothing but who 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from rich.box import SIMPLE
@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cluster.coordinator_status import CoordinatorStatus
+from cluster.coordinator_status import CoordinatorStatus, EngineStatus
+from safeladder.fleet_config import fleet_of
 
 ROWS = 8
 """Steps in the live table."""
@@ -111,7 +112,24 @@ def describe_status(status: CoordinatorStatus) -> str:
     states = ", ".join(f"{count} {state}" for state, count in status.counts.items() if count)
     drops = ", ".join(f"{count} {reason}" for reason, count in status.dropped_by_reason.items())
     parts = [f"groups: {states}" if states else "", f"dropped: {drops}" if drops else ""]
-    return "\n".join(filter(None, (*parts, *status.waits)))
+    return "\n".join(filter(None, (*parts, describe_engines(status.engines), *status.waits)))
+
+
+def describe_engines(engines: Sequence[EngineStatus]) -> str:
+    """Each fleet in a few words; empty if there is but one engine."""
+    if len(engines) < 2:
+        return ""
+    fleets: defaultdict[str, list[EngineStatus]] = defaultdict(list)
+    for engine in engines:
+        fleets[fleet_of(engine.name)].append(engine)
+    parts = []
+    for name, members in fleets.items():
+        held, most = sum(e.leases for e in members), sum(e.capacity for e in members)
+        shares = [e.load.kv_share for e in members if e.load is not None]
+        cache = f", cache {100 * sum(shares) / len(shares):.0f} % full" if shares else ""
+        plural = "" if len(members) == 1 else "s"
+        parts.append(f"{name}: {len(members)} engine{plural}, {held} of {most} groups{cache}")
+    return "\n".join(parts)
 
 
 def who_waits(row: Row) -> str:

@@ -78,6 +78,11 @@ class EngineFleet:
     cores: tuple[int, ...] | None = None
 
 
+def fleet_of(engine: str) -> str:
+    """Name of the fleet of an actor: ``rollout-h100`` for ``rollout-h100-3``."""
+    return engine.rpartition("-")[0]
+
+
 def engine_fleets(
     fleets: Mapping[str, FleetConfig], rollout: RolloutConfig
 ) -> dict[str, EngineFleet]:

@@ -118,6 +118,20 @@ def test_an_engine_at_work_says_how_many_sequences_hold_its_cache(lab: Laborator
     assert load.preemptions == 0
 
 
+def test_what_exceeds_the_batch_waits(lab: Laboratory) -> None:
+    async def work() -> EngineLoad:
+        request = asyncio.ensure_future(lab.answers(ask("hello"), draw(6, 40)))
+        await lab.pause_after("r", 2)
+        load: EngineLoad = lab.engine.occupancy()
+        await lab.engine.resume()
+        await request
+        return load
+
+    load = lab.run(work())
+    assert load.running <= 4
+    assert load.waiting >= 1
+
+
 def test_a_real_engine_measures_itself(lab: Laboratory) -> None:
     profile = lab.run(measured(lab.engine, 8, limit_s=30.0))
     assert [size for size, _ in profile.speeds] == [1, 4]

@@ -28,6 +28,8 @@ class ScriptedFleet:
         self.events: list[FleetEvent] = []
         self.calls: list[Call] = []
         self.retired: list[str] = []
+        self.dismissed: list[str] = []
+        self.size = len(ready)
         self.beats: dict[str, Any] = {}
 
     @property
@@ -54,6 +56,15 @@ class ScriptedFleet:
     def call(self, actor: str, method: str, arguments: Any, *, context: Any, **_: Any) -> bool:
         self.calls.append(Call(actor, method, arguments, context))
         return True
+
+    def resize(self, size: int) -> list[str]:
+        leaving, self.size = self.ready[size:][::-1], size
+        return leaving
+
+    def dismiss(self, actor: str) -> tuple[Any, ...]:
+        self.dismissed.append(actor)
+        self.ready.remove(actor)
+        return ()
 
     def retire(self, actor: str, reason: str) -> None:
         self.retired.append(actor)

@@ -134,3 +134,66 @@ def test_a_call_that_expires_with_its_silent_actor_is_told_once(play: Play) -> N
     (lost,) = play.at(HEARTBEAT_DEADLINE_S * 2)
     assert isinstance(lost, Lost)
     assert lost.contexts == ("lease",)
+
+
+def test_an_actor_beyond_those_needed_waits_for_room_as_long_as_it_takes(play: Play) -> None:
+    del play
+    actors: list[Actor] = []
+    now_s = 0.0
+
+    def spawn(_: str) -> Actor:
+        actors.append(Actor())
+        actors[-1].is_silent = len(actors) == 2  # no room for it yet
+        return actors[-1]
+
+    fleet = Fleet(
+        "rollout", spawn, size=2, num_needed=1, start_deadline_s=START_S, clock=lambda: now_s
+    )
+    assert [type(e) for e in fleet.poll()] == [Joined]
+    now_s = 100 * START_S
+    fleet.poll()
+    assert fleet.ready == ["rollout-0"]
+    assert len(actors) == 2, "it was not given up"
+    actors[1].is_silent = False
+    actors[1].calls[0].is_done = True
+    fleet.poll()  # placed: it is asked to start
+    assert [type(e) for e in fleet.poll()] == [Joined]
+    assert fleet.ready == ["rollout-0", "rollout-1"]
+
+
+def test_a_fleet_grows_at_once_and_shrinks_when_its_actors_are_dismissed(play: Play) -> None:
+    fleet = play.fleet
+    assert fleet.resize(3) == []
+    play.at(0.1)
+    play.at(0.2)
+    assert fleet.ready == ["rollout-0", "rollout-1", "rollout-2"]
+    assert fleet.resize(1) == ["rollout-2", "rollout-1"]
+    assert fleet.ready == ["rollout-0", "rollout-1", "rollout-2"], "they work on until dismissed"
+    assert fleet.dismiss("rollout-2") == ()
+    assert play.at(0.3) == [], "nobody was lost"
+    assert fleet.members == ["rollout-0", "rollout-1"]
+
+
+def test_who_dies_while_leaving_is_not_replaced_and_who_stays_is(play: Play) -> None:
+    play.fleet.resize(2)
+    play.at(0.1)
+    play.at(0.2)
+    (leaver,) = play.fleet.resize(1)
+    play.fleet.retire(leaver, "hung")
+    assert [type(e) for e in play.at(0.3)] == [Lost]
+    assert play.fleet.members == ["rollout-0"]
+    play.fleet.retire("rollout-0", "hung")
+    play.at(0.4)
+    assert len(play.fleet.members) == 1
+
+
+def test_a_fleet_that_grows_again_does_not_count_on_those_that_leave(play: Play) -> None:
+    play.fleet.resize(2)
+    play.at(0.1)
+    play.at(0.2)
+    (leaver,) = play.fleet.resize(1)
+    play.fleet.resize(2)
+    play.at(0.3)
+    assert len(play.fleet.members) == 3
+    play.fleet.dismiss(leaver)
+    assert len(play.fleet.members) == 2

@@ -81,6 +81,7 @@ def make_loop(
         reference=reference,  # type: ignore[arg-type]
         learners=Mock(poll=Mock(side_effect=[learned, *[[]] * TURNS])),
         weights=weights,
+        fleets=Mock(step=lambda _: []),
         keeper=Mock(step=lambda: []),
         services=Mock(),
         telemetry=Mock(),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.fleet import Exhausted, Joined
-from cluster.protocol import EngineReported
 from cluster.rollout_fleets import RolloutFleets, announced
-from safeladder.engine_profile import EngineLoad
 
 from .coordinator_play import make_config
 from .scripted_fleet import ScriptedFleet, loaded
@@ -56,11 +54,3 @@ def test_each_fleet_has_its_own_cap() -> None:
     engines = ("rollout-a-0", "rollout-b-7")
     joined = [announced(config, Joined(actor=name, value=loaded(0))) for name in engines]
     assert [event.capacity for event in joined] == [2, 4]
-
-
-def test_a_heartbeat_tells_once_how_full_an_engine_is() -> None:
-    engines, fast, _ = fleets()
-    load = EngineLoad(kv_share=0.5, running=3, waiting=0, preemptions=0)
-    fast.beats = {"rollout-fast-0": loaded(0, load=load), "rollout-fast-1": loaded(0)}
-    assert engines.reports() == [EngineReported("rollout-fast-0", load)]
-    assert engines.reports() == []

@@ -2,8 +2,9 @@ import io
 
 import pytest
 
-from cluster.coordinator_status import CoordinatorStatus
-from cluster.terminal import Terminal, describe_status, step_line, who_waits
+from cluster.coordinator_status import CoordinatorStatus, EngineStatus
+from cluster.terminal import Terminal, describe_engines, describe_status, step_line, who_waits
+from safeladder.engine_profile import EngineLoad
 
 ROW = {
     "train/step": 3.0, "rollout/version": 3.0, "reward/mean": 0.4, "reward/safety": 0.3,
@@ -88,3 +89,23 @@ def test_a_status_tells_groups_drops_and_waits() -> None:
         "learner waits for groups: 3 of 16 are scored",
     ]
     assert describe_status(status(counts={}, dropped_by_reason={}, waits=())) == ""
+
+
+def test_several_engines_are_told_by_fleet_and_one_alone_is_not() -> None:
+    def engine(name: str, kv_share: float | None) -> EngineStatus:
+        load = None if kv_share is None else EngineLoad(
+            kv_share=kv_share, running=1, waiting=0, preemptions=0
+        )  # fmt: skip
+        return EngineStatus(
+            name=name, served_version=0, leases=2, capacity=4, loading=None, is_leaving=False,
+            load=load, profile=None,
+        )  # fmt: skip
+
+    engines = [
+        engine("rollout-h100-0", 0.5), engine("rollout-h100-1", 0.7), engine("rollout-l40s-7", None)
+    ]  # fmt: skip
+    assert describe_engines(engines).splitlines() == [
+        "rollout-h100: 2 engines, 4 of 8 groups, cache 60 % full",
+        "rollout-l40s: 1 engine, 2 of 4 groups",
+    ]
+    assert describe_engines(engines[:1]) == ""

@@ -1,0 +1,174 @@
+"""Two fleets of CPU engines on a Ray cluster of two nodes: engines join when a node does, leave
+when they are asked to, and vanish with their node, while a run trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safeladder.errors import PreemptedError
+
+from .conftest import REPOSITORY, run_environment
+from .leftovers import MARK, end
+from .readings import metrics, trained_groups
+from .test_job import RAY, free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+
+DEADLINE_S = 240.0
+STEPS = 100_000
+"""More than there is time for: the run is told to stop."""
+
+
+@dataclass
+class Nodes:
+    """A Ray cluster on this machine: a head with the resource ``fast``, and nodes that come and go
+    with ``slow``. Ended by the marks on its processes, never by ``ray stop``."""
+
+    address: str
+    environment: dict[str, str]
+    logs: Path
+
+    def start(self, *words: str) -> str:
+        """A node; returns its mark."""
+        mark = secrets.token_hex(8)
+        log = (self.logs / f"{mark}.log").open("w")
+        subprocess.Popen(
+            [sys.executable, "-c", RAY, "start", "--block", "--min-worker-port=0",
+             "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}",
+             "--node-ip-address=127.0.0.1", *words],
+            cwd=self.logs, env=self.environment | {MARK: mark}, stdout=log, stderr=log,
+        )  # fmt: skip
+        log.close()
+        return mark
+
+    def add(self) -> str:
+        """A node for engines of the fleet ``slow``."""
+        return self.start(
+            f"--address={self.address}", "--num-cpus=2", "--resources={\"slow\": 1}",
+            "--labels=speed=slow", "--object-store-memory=100000000",
+        )  # fmt: skip
+
+    def safeladder(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cluster", *words], cwd=REPOSITORY, text=True,
+            env=self.environment | {MARK: self.environment["DRIVER"]},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    driver = secrets.token_hex(8)
+    environment = run_environment() | {
+        "DRIVER": driver,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_process_group_cleanup_enabled": "true",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    with ExitStack() as stack:
+        temp = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sl-", dir="/tmp")))
+        port = free_port()
+        made = Nodes(f"127.0.0.1:{port}", environment, temp)
+        head = made.start(
+            "--head", f"--temp-dir={temp}/ray", f"--port={port}", "--num-cpus=8",
+            "--resources={\"fast\": 1}", f"--ray-client-server-port={free_port()}",
+            "--include-dashboard=false", "--object-store-memory=200000000",
+        )  # fmt: skip
+        stack.callback(end, head)
+        stack.callback(end, driver)
+        yield made
+
+
+def wait_for(condition: Callable[[], Any], what: str, driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert driver.poll() is None, driver.communicate()[0][-4000:]
+        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}"
+        time.sleep(0.2)
+
+
+def test_engines_join_leave_and_vanish_and_no_group_is_lost(
+    nodes: Nodes, tiny_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = tiny_config(
+        name="fleets",
+        steps=STEPS,
+        overrides={
+            "fleets": {
+                "fast": {"resources": {"fast": 0.5}, "cores": [0]},
+                "slow": {
+                    "actors": 0, "max_actors": 1, "resources": {"slow": 1.0},
+                    "labels": {"speed": "slow"}, "cores": [1], "vllm": {"max_num_seqs": 8},
+                },
+            },
+            "placement": {"address": nodes.address},
+            "checkpoint": {"every_steps": 20},
+        },
+    )  # fmt: skip
+    run = tmp_path / "runs" / "fleets"
+
+    def steps() -> int:
+        return len(metrics(run)) if (run / "metrics.jsonl").exists() else 0
+
+    def has_worked(engine_fleet: str, after: int) -> bool:
+        return any(
+            f"fleet/{engine_fleet}/groups" in r for s, r in metrics(run).items() if s > after
+        )
+
+    def alerts() -> str:
+        return (run / "metrics.jsonl").read_text()
+
+    deadline = time.monotonic() + DEADLINE_S
+    while (driver := nodes.safeladder("check", str(config))).wait(60) != 0:  # the head comes up
+        assert time.monotonic() < deadline, driver.communicate()[0][-3000:]
+    printed = driver.communicate()[0]
+    assert "rollout-slow" in printed
+    assert "speed=slow, 1 slow" in printed
+
+    driver = nodes.safeladder("train", str(config))
+    wait_for(lambda: steps() >= 2, "the first steps", driver)
+    assert not has_worked("rollout-slow", 0)
+
+    node = nodes.add()
+    wait_for(lambda: has_worked("rollout-slow", 0), "an engine on the new node", driver)
+    profiles = json.loads((run / "profiles.json").read_text())
+    assert profiles["rollout-slow"]["rollout-slow-0"]["max_sequences"] == 8
+    assert profiles["rollout-fast"]["rollout-fast-0"]["max_sequences"] == 64
+
+    asked = nodes.safeladder("fleets", str(run), "--set", "slow=0")
+    assert asked.wait(60) == 0, asked.communicate()[0]
+    wait_for(lambda: "rollout-slow-0 has left" in alerts(), "its leave", driver)
+    assert "is lost" not in alerts()
+
+    asked = nodes.safeladder("fleets", str(run), "--set", "slow=1")
+    assert asked.wait(60) == 0, asked.communicate()[0]
+    left_at = steps()
+    wait_for(lambda: has_worked("rollout-slow", left_at + 1), "its successor", driver)
+    end(node)
+    wait_for(lambda: "rollout-slow-1 is lost" in alerts(), "the loss of the node", driver)
+    lost_at = steps()
+    wait_for(lambda: steps() > lost_at + 3, "steps after the loss", driver)
+
+    driver.terminate()
+    assert driver.wait(60) == PreemptedError.exit_code, driver.communicate()[0][-4000:]
+    assert alerts().count("is lost") == 1
+    rows = metrics(run)
+    assert not [row for row in rows.values() if any(k.startswith("dropped/") for k in row)]
+    assert set(trained_groups(run).values()) == {1}, "no group is trained twice"
+    audit = nodes.safeladder("ledger", str(run))
+    assert audit.wait(60) == 0, audit.communicate()[0]
