@@ -26,6 +26,8 @@ class CallQueue:
     def __init__(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
         self._capacities: dict[str, int] = {}
+        self._num_slots = 0
+        """Their sum."""
         self._waiting: dict[CallId, None] = {}
         self._out: dict[CallId, float] = {}
         """Call → deadline. All last equally long, so this is in order of deadline too."""
@@ -45,10 +47,11 @@ class CallQueue:
     def join(self, actor: str, capacity: int) -> None:
         """Count an actor in."""
         self._capacities[actor] = capacity
+        self._num_slots = sum(self._capacities.values())
 
     def lose(self, actor: str) -> list[CallId]:
         """Count an actor out. The calls that are certainly lost: all, if it was the last one."""
-        self._capacities.pop(actor, None)
+        self._num_slots -= self._capacities.pop(actor, 0)
         if self._capacities:
             return []
         lost = list(self._out)
@@ -66,7 +69,7 @@ class CallQueue:
     def start(self, now_s: float) -> list[CallId]:
         """The waiting calls that go out now, oldest first."""
         started = []
-        while self._waiting and len(self._out) < sum(self._capacities.values()):
+        while self._waiting and len(self._out) < self._num_slots:
             call = next(iter(self._waiting))
             del self._waiting[call]
             self._out[call] = now_s + self._deadline_s

@@ -10,10 +10,11 @@ sample to which no principle applies has no reward and is left out like an inval
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from cluster.breaker import Breaker
 from cluster.panel import Panel
@@ -59,14 +60,14 @@ class PrincipleScores:
         outage no policy but ``fail`` costs a sample: the group waits until the verifier works, and
         is then asked for once more."""
         checked = self._checked(key, verdicts)
-        answered = zip(self.open, checked, strict=True)
+        answered = tuple(zip(self.open, checked, strict=True))
+        invalid = [(i, v) for i, v in answered if _is_invalid(v)]
         self.breaker.note(v for i, v in answered if i not in self.verdicts)
-        if not any(map(_is_invalid, checked)):
+        if not invalid:
             self.breaker.prove(self.turn)
         self.unlogged = tuple(checked)
-        self.verdicts.update(zip(self.open, checked, strict=True))
-        invalid = [self.verdicts[i] for i in self.open if _is_invalid(self.verdicts[i])]
-        self.open = tuple(i for i in self.open if _is_invalid(self.verdicts[i]))
+        self.verdicts.update(answered)
+        self.open = tuple(i for i, _ in invalid)
         if not invalid:
             return "final"
         if self.policy.on_invalid != "fail":
@@ -74,7 +75,7 @@ class PrincipleScores:
                 return "later"
             if self.breaker.turn != self.turn:  # an outage ended while the call was out
                 return "again"
-        return self._apply_policy(invalid)
+        return self._apply_policy([v for _, v in invalid])
 
     def _apply_policy(self, invalid: Sequence[Verdict]) -> Outcome:
         match self.policy.on_invalid:
@@ -126,7 +127,8 @@ class PrincipleScores:
 
     def _checked(self, key: GroupKey, verdicts: tuple[Verdict, ...]) -> list[Verdict]:
         """The answer if it fits the question, else INVALID(malformed) for every index."""
-        expected = [(f"{key}/{i}", self.principle) for i in self.open]
+        group, principle = f"{key}/", self.principle
+        expected = [(f"{group}{i}", principle) for i in self.open]
         if [(v.sample_id, v.principle) for v in verdicts] == expected:
             return list(verdicts)
         detail = f"{len(verdicts)} verdicts that do not fit the {len(expected)} samples asked for"
@@ -191,14 +193,12 @@ class GroupScores:
 
     def audit(self) -> str:
         """JSON list of the newest verdicts of all samples, by principle and index."""
-        return json.dumps(
-            [
-                _audit_row(scores.verdicts[index])
-                for scores in self.principles.values()
-                for index in sorted(scores.verdicts)
-            ],
-            ensure_ascii=False,
-        )
+        rows = [
+            _audit_row(scores.verdicts[index])
+            for scores in self.principles.values()
+            for index in sorted(scores.verdicts)
+        ]
+        return msgspec.json.encode(rows).decode()
 
 
 def group_rewards(
@@ -211,10 +211,12 @@ def group_rewards(
 
 
 def _is_judged(verdicts: Mapping[str, Verdict], rule: RewardConfig) -> bool:
-    applies = any(
-        v.status is VerdictStatus.OK and name not in rule.gates for name, v in verdicts.items()
-    )
-    return applies and not any(map(_is_invalid, verdicts.values()))
+    applies = False
+    for name, verdict in verdicts.items():
+        if verdict.status is VerdictStatus.INVALID:
+            return False
+        applies |= verdict.status is VerdictStatus.OK and name not in rule.gates
+    return applies
 
 
 def has_variance(rewards: tuple[float | None, ...]) -> bool:

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import NamedTuple
 
 from safeladder.config import RewardConfig
 from safeladder.records import Verdict, VerdictStatus
@@ -30,8 +30,7 @@ SAME_SCORE = 1e-9
 """A principle whose scores spread less than this over the siblings has nothing to say."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
+class _Terms(NamedTuple):
     """What one sample's verdicts come to."""
 
     gate: float
@@ -105,10 +104,11 @@ def _terms(
 
 
 def _reward(weights: Mapping[str, float], terms: _Terms, rule: RewardConfig) -> float:
-    gaps = {name: floor - terms.scores.get(name, floor) for name, floor in rule.floors.items()}
-    below = [weights[name] * gap for name, gap in gaps.items() if gap > 0]
-    if below:
-        return -_total(below, weights)
+    if rule.floors:
+        gaps = {name: floor - terms.scores.get(name, floor) for name, floor in rule.floors.items()}
+        below = [weights[name] * gap for name, gap in gaps.items() if gap > 0]
+        if below:
+            return -_total(below, weights)
     if rule.combine == "worst_case":
         return terms.gate * min(terms.scores.values())
     return terms.gate * _total([weights[n] * s for n, s in terms.scores.items()], weights)
