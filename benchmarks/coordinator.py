@@ -22,6 +22,7 @@ from pathlib import Path
 from cluster.coordinator import Coordinator
 from cluster.ledger import Ledger
 from cluster.panel import verifier_fleet
+from cluster.performance import NumberedPrompts
 from cluster.protocol import (
     REFERENCE,
     ROLLOUT,
@@ -46,9 +47,7 @@ from cluster.protocol import (
 from safeladder.config import Config
 from safeladder.records import (
     GroupHeader,
-    GroupKey,
     Lease,
-    Prompt,
     StepReport,
     Verdict,
     VerdictStatus,
@@ -61,22 +60,6 @@ STEPS = 60
 REPEATS = 3
 """The best counts: the others tell of what else the machine had to do."""
 PROMPTS_PER_PASS = 2000
-
-
-class Prompts:
-    """Numbered prompts of one route."""
-
-    def prompt(self, key: GroupKey) -> Prompt:
-        """The prompt at a place."""
-        return Prompt(id=str(key), messages=(), route="safety")
-
-    def next_key(self, key: GroupKey | None) -> GroupKey:
-        """The place after ``key``."""
-        if key is None:
-            return GroupKey(0, 0)
-        if key.ordinal + 1 < PROMPTS_PER_PASS:
-            return GroupKey(key.epoch, key.ordinal + 1)
-        return GroupKey(key.epoch + 1, 0)
 
 
 def build_config(steps: int) -> Config:
@@ -134,7 +117,7 @@ def measure(path: Path, steps: int) -> tuple[int, float, float]:
     num_events, seconds, cpu_s, commands = 0, 0.0, 0.0, list[Command]()
     with Ledger.open(path, config.run.name) as ledger:
         fence = ledger.raise_fence()
-        coordinator = Coordinator(config, Prompts(), fence)
+        coordinator = Coordinator(config, NumberedPrompts("safety", PROMPTS_PER_PASS), fence)
         while not any(isinstance(command, Finish) for command in commands):
             batch = [events.popleft() for _ in range(min(BATCH, len(events)))]
             batch.append(Tick(num_events * 1e-4))

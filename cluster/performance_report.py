@@ -44,13 +44,13 @@ class PerformanceReport:
     num_events: int
     """That the policy handled since the start, ticks included."""
     policy_s: float
-    """Real seconds that the policy took for them, with its ledger if it has one."""
+    """Processor seconds that the policy took for them, with its ledger if it has one."""
     simulator_s: float
-    """Real seconds of everything else."""
+    """Processor seconds of everything else."""
 
     @property
     def events_per_s(self) -> float:
-        """Of the policy alone, in real time."""
+        """Of the policy alone, by processor time: other processes of the machine do not count."""
         return self.num_events / self.policy_s
 
     @property
@@ -133,9 +133,10 @@ class Meter:
         )
 
     def report(
-        self, steps: int, last: Counters, num_engines: int, group_size: int, real_s: float
+        self, steps: int, last: Counters, num_engines: int, group_size: int, processor_s: float
     ) -> PerformanceReport:
-        """Over the ``steps`` since ``start``. ``real_s`` is what the whole run took."""
+        """Over the ``steps`` since ``start``. ``processor_s`` is that of the whole
+        run."""
         first = self._first
         elapsed_s = last.at_s - first.at_s
         busy_s = last.learner_busy_s - first.learner_busy_s
@@ -161,5 +162,5 @@ class Meter:
             peak_calls=self.peak_calls,
             num_events=self.num_events,
             policy_s=self.policy_s,
-            simulator_s=real_s - self.policy_s,
+            simulator_s=processor_s - self.policy_s,
         )
