@@ -14,7 +14,7 @@ from tests.chaos.driven import Driven, Stuck, driven
 from tests.chaos.kills import finish
 from tests.chaos.outcome import Case, Report
 
-STEPS = 100
+STEPS = 250
 LAST = ("loop.finished", "summary.written", "run.finished")
 """Reached at the end of a run alone."""
 EARLY = ("services.started", "crew.up", "evaluation.written", "admitted.committed")
@@ -52,7 +52,7 @@ def run(report: Report) -> Iterator[Case]:
         if not report.is_short and case.survived:
             for point in LAST:
                 yield die(run, f"{point}:1")
-        if not _is_finished(run):
+        if not run.is_finished:
             run.resume()
         yield finish(run, "commit point", report)
 
@@ -73,8 +73,3 @@ def die(run: Driven, order: str) -> Case:
     has_come = any(row["point"] == point for row in seen)
     told = "" if is_death and has_come else f"{VARIABLE}={order}: exit {code}: {run.output()}"
     return Case("commit point", order, not told, told, trained[0] if trained else None)
-
-
-def _is_finished(run: Driven) -> bool:
-    status = run.run / "status.json"
-    return status.exists() and '"finished"' in status.read_text()

@@ -112,6 +112,12 @@ class Driven:
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run says that it has done all its steps."""
+        status = self.run / "status.json"
+        return status.exists() and json.loads(status.read_text())["state"] == "finished"
+
     def output(self) -> str:
         """The last words of all drivers of the run."""
         return (self.folder / f"{self.run.name}.log").read_text(errors="replace")[-1500:]
@@ -167,6 +173,15 @@ class Driven:
     def await_steps(self, count: int) -> None:
         """Wait for so many steps, or for the end of the run."""
         self.await_that(lambda: self.steps() >= count, f"step {count}")
+
+    def await_steps_or_end(self, count: int) -> int | None:
+        """Wait for so many steps; the exit code if the driver ends first."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self.is_running and self.steps() < count:
+            if time.monotonic() > deadline:
+                raise Stuck(f"waited {DEADLINE_S:.0f} s for step {count}, or the driver's end")
+            time.sleep(0.05)
+        return None if self.is_running else self.exit_code()
 
     def await_that(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + DEADLINE_S

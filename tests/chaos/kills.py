@@ -106,7 +106,7 @@ def finish(run: Driven, kind: str, report: Report) -> Case:
     report.resumes += run.resumes
     try:
         code = run.exit_code()
-        if code != 0:
+        if code != 0 and not run.is_finished:
             raise Stuck(f"the run ended with {code}: {run.output()}")
     except Stuck as stuck:
         return Case(kind, f"end of run `{run.run.name}`", False, str(stuck))
@@ -127,10 +127,7 @@ def _strike(run: Driven, kill: Kill) -> tuple[float, str]:
     struck = time.monotonic()
     run.go_on()
     told = ""
-    if kill in RUNS:
-        code = run.exit_code(timeout_s=120)
-        if code == 0:
-            raise Stuck(f"the run ended well without its {kill.role}")
+    if kill in RUNS and (code := run.await_steps_or_end(before + run.further)) is not None:
         told = f"driver ended with {code}; resumed"
         run.resume()
         run.await_point("trained.committed")
