@@ -123,7 +123,7 @@ def soak(run: Driven, victims: dict[str, str], minutes: float, every_s: float, s
         "name": "soak",
         "figure": round(share, 3),
         "unit": "effective training-time share",
-        "holds": not found.violations and run.steps() > 0,
+        "holds": not found.violations and hurt_steps > 0,
         "minutes": minutes,
         "every_s": every_s,
         "faults": len(faults),
