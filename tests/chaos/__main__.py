@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tests.chaos import deaths, kills, raylets, surroundings, vllm, zombies
+from tests.chaos.driven import Stuck
 from tests.chaos.outcome import Case, Report
 
 CLASSES: Mapping[str, Callable[[Report], Iterator[Case]]] = {
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     sys.stdout.write(f"seed {asked.seed}, everything below {report.folder}\n")
     began = time.monotonic()
     for name in asked.only or (SHORT if asked.short else CLASSES):
-        for case in CLASSES[name](report):
+        for case in _cases(name, report):
             report.cases.append(case)
             _tell(case, time.monotonic() - began)
     _tell_classes(report.cases)
@@ -51,6 +52,13 @@ def main(arguments: Sequence[str]) -> int:
     if report.holds:
         shutil.rmtree(report.folder)
     return int(not report.holds)
+
+
+def _cases(name: str, report: Report) -> Iterator[Case]:
+    try:
+        yield from CLASSES[name](report)
+    except Stuck as stuck:  # before its first fault
+        yield Case(name, "a run to be hurt", False, str(stuck))
 
 
 def _tell(case: Case, at_s: float) -> None:

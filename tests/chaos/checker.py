@@ -65,7 +65,7 @@ def check_finished(run: Path, witness: Path, *, groups_per_step: int, bound: int
     """Everything that must be true of a run that has come to its end."""
     found = check_fences(run, witness)
     steps = int(json.loads((run / "summary.json").read_text())["steps"])
-    batches = {step: read_batch(run, step) for step in range(1, steps + 1)}
+    batches = _batches(run, steps, found)
     _check_fates(run, witness, batches, groups_per_step, found)
     said = scores_said(witness)
     for batch in batches.values():
@@ -82,7 +82,7 @@ def check_going_on(run: Path, witness: Path, *, groups_per_step: int, bound: int
     found = check_fences(run, witness)
     whole = [m for m in checkpoints(run) if is_intact(run, m["step"])]
     steps = max(whole, key=lambda m: (m["fence"], m["step"]))["step"] if whole else 0
-    batches = {step: read_batch(run, step) for step in range(1, steps + 1)}
+    batches = _batches(run, steps, found)
     _check_fates(run, witness, batches, groups_per_step, found, is_finished=False)
     said = scores_said(witness)
     for batch in batches.values():
@@ -114,6 +114,18 @@ def check_fences(run: Path, witness: Path) -> Findings:
         if steps != list(range(steps[0], steps[0] + len(steps))):
             found.violations.append(f"learner {pid} took the steps {steps}")
     return found
+
+
+def _batches(run: Path, steps: int, found: Findings) -> dict[int, Batch]:
+    """Step → its batch, for the first ``steps``; one that is not there is a violation."""
+    batches: dict[int, Batch] = {}
+    for step in range(1, steps + 1):
+        path = run / "batches" / f"step-{step}.safetensors"
+        if path.exists():
+            batches[step] = read_batch(path, step)
+        else:
+            found.violations.append(f"step {step} has no batch")
+    return batches
 
 
 def _check_fates(
@@ -198,12 +210,8 @@ def issued(witness: Path) -> set[str]:
     return {f"{epoch}/{n}" for epoch, ordinal in last.items() for n in range(ordinal + 1)}
 
 
-def read_batch(run: Path, step: int) -> Batch:
+def read_batch(path: Path, step: int) -> Batch:
     """The batch of a step, from its file alone."""
-    return _batch(run / "batches" / f"step-{step}.safetensors", step)
-
-
-def _batch(path: Path, step: int) -> Batch:
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
         rewards, versions = file.get_tensor("rewards"), file.get_tensor("token_versions")
@@ -266,7 +274,7 @@ def _stale_batches(witness: Path) -> Iterator[str]:
     newest: dict[int, int] = {}
     for path in sorted((witness / "batches").glob("*.safetensors")):
         step = int(path.stem.rpartition("-")[2])
-        fence = _batch(path, step).fence
+        fence = read_batch(path, step).fence
         if fence < newest.get(step, 0):
             yield path.name
         newest[step] = max(fence, newest.get(step, 0))

@@ -160,6 +160,10 @@ def a_short_batch(ended: Ended) -> None:
     ended.batch(2, [3])
 
 
+def without_a_batch(ended: Ended) -> None:
+    (ended.run / "batches" / "step-1.safetensors").unlink()
+
+
 def weights_with_another_update(ended: Ended) -> None:
     ended.checkpoint(num_updates=3)
 
@@ -182,6 +186,7 @@ def a_step_taken_twice(ended: Ended) -> None:
         (a_number_for_what_the_verifier_called_invalid, "0/3/0 is trained with 0.0"),
         (old_tokens, "step 2 trained tokens of staleness 2"),
         (a_short_batch, "0/4 is trained, says the ledger; it is in no batch"),
+        (without_a_batch, "step 1 has no batch; 0/0 was asked for, and has no end"),
         (weights_with_another_update, "the last checkpoint has 3 updates for 2 steps"),
         (a_step_taken_twice, "learner 11 took the steps [1, 2, 2]"),
     ],
