@@ -149,8 +149,14 @@ class Telemetry:
         row |= {f"invalid/{k}": float(v) for k, v in self._invalid.items()}
         row |= {f"disagreement/{k}": total / n for k, (n, total) in self._disagreements.items()}
         self._disagreements.clear()
-        row |= {f"dropped/{k}": float(v) for k, v in coordinator.status().dropped_by_reason.items()}
-        self._tokens, self._generate_s = 0, 0.0
+        status = coordinator.status()
+        row |= {f"dropped/{k}": float(v) for k, v in status.dropped_by_reason.items()}
+        row["rollout/continued"] = float(status.continued)
+        row["rollout/begun_anew"] = float(status.begun_anew)
+        if self._config.rollout.oversample:
+            row["rollout/stopped_tokens"] = float(sum(self._stopped))
+            row["rollout/stopped_length"] = sum(self._stopped) / max(len(self._stopped), 1)
+        self._tokens, self._generate_s, self._stopped = 0, 0.0, ()
         self._told.append((order, report, row))
 
     def _tell(self, order: TrainOrder, report: StepReport, row: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from actors.rendering import PromptRenderer
@@ -90,6 +91,15 @@ def test_a_sample_goes_on_in_another_engine_under_a_newer_version(
     assert {c.finish_reason for c in after} <= {"stop", "length"}
 
 
+async def update_beside_another_request(lab: Laboratory) -> None:
+    """With nothing in flight vLLM would empty its prefix cache at an update."""
+    other = asyncio.ensure_future(lab.answers(ask("something else"), draw(3, 150), "other"))
+    await lab.pause_after("other", 1)
+    await lab.engine.load(*lab.prepare())
+    await lab.engine.resume()
+    await other
+
+
 def test_an_engine_that_has_new_weights_continues_without_the_keys_of_the_old_ones(
     lab: Laboratory,
 ) -> None:
@@ -97,12 +107,58 @@ def test_an_engine_that_has_new_weights_continues_without_the_keys_of_the_old_on
 
     async def work() -> None:
         samples, _ = await lab.interrupted(ask(LONG), draw(3, 120, seed=40), 40)
-        before = open_partials(samples)
-        await lab.update(*lab.prepare())
-        after = await lab.answers(ask(LONG), draw(3, 120), begun=before)
-        assert_continued(before, after, lab, lab)
+        await update_beside_another_request(lab)
+        after = await lab.answers(ask(LONG), draw(3, 120), begun=open_partials(samples))
+        assert_continued(open_partials(samples), after, lab, lab)
 
     lab.run(work())
+
+
+@pytest.mark.parametrize("lab", [pytest.param("vllm", marks=pytest.mark.engine)], indirect=True)
+@pytest.mark.parametrize("is_salted", [True, False])
+def test_the_salt_of_a_continued_request_is_the_served_version(
+    lab: Laboratory, is_salted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with the salt of the old one the old keys do come back."""
+    asked: list[Any] = []
+    add_request = lab.engine._engine.add_request
+
+    async def spy(name: str, prompt: Any, params: Any) -> Any:
+        asked.append(prompt)
+        return await add_request(name, prompt, params)
+
+    async def work() -> None:
+        samples, _ = await lab.interrupted(ask(LONG), draw(1, 120, seed=41), 50)
+        (begun,) = open_partials(samples)
+        old_salt = lab.engine._salt
+        await update_beside_another_request(lab)
+        if not is_salted:
+            monkeypatch.setattr(lab.engine, "_salt", old_salt)
+        monkeypatch.setattr(lab.engine._engine, "add_request", spy)
+        (after,) = await lab.answers(ask(LONG), draw(1, 120), begun=[begun])
+        (prompt,) = asked
+        assert prompt["prompt_token_ids"] == [*after.prompt_tokens, *begun.tokens]
+        wrong = error(lab, after, lab.version)[begun.tokens.size :].max()
+        if is_salted:
+            assert prompt["cache_salt"].startswith(f"{lab.version}-")
+            assert wrong < EXACT
+        else:
+            assert wrong > 100 * EXACT
+
+    try:
+        lab.run(work())
+    finally:
+        monkeypatch.undo()
+
+
+def test_interrupted_or_not_a_greedy_answer_is_the_same(lab: Laboratory) -> None:
+    greedy = draw(1, 40, temperature=0.0)
+    (whole,) = lab.run(lab.answers(ask(LONG), greedy))
+    samples, _ = lab.run(lab.interrupted(ask(LONG), greedy, 9))
+    (continued,) = lab.run(lab.answers(ask(LONG), greedy, begun=open_partials(samples)))
+    assert continued.tokens.tolist() == whole.tokens.tolist()
+    assert continued.finish_reason == whole.finish_reason
+    assert np.abs(continued.behavior_logprobs - whole.behavior_logprobs).max() < EXACT
 
 
 def test_samples_of_unequal_length_and_new_ones_go_on_together(lab: Laboratory) -> None:

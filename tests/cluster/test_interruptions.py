@@ -290,7 +290,7 @@ def test_no_more_groups_move_than_there_is_room_for() -> None:
 def test_a_leaving_engine_hands_its_groups_over_and_gets_nothing_more() -> None:
     play = Play(make_config(), engines=1)
     grants = play.take(GrantLease)
-    play.join_engine("rollout-1", version=0)
+    play.join_engine("rollout-1", version=0, capacity=3)
     play.send(EngineLeaving("rollout-0"), EngineLeaving("rollout-0"))
     commands = play.take(InterruptLease)
     assert keys(commands) == keys(grants)
@@ -299,8 +299,8 @@ def test_a_leaving_engine_hands_its_groups_over_and_gets_nothing_more() -> None:
         stop(play, grant, k, cause="asked")
     again = play.take(GrantLease)
     assert {g.engine for g in again} == {"rollout-1"}
-    assert [g.lease.begun for g in again] == [None, *(f"0/{k} part 1" for k in range(1, 4))]
-    assert [e.leases for e in play.coordinator.status().engines] == [0, 4]
+    assert [g.lease.begun for g in again] == [None, "0/1 part 1", "0/2 part 1"]
+    assert [e.leases for e in play.coordinator.status().engines] == [0, 3]  # one waits
     play.publish(1, "rollout-1")
     assert [c.engine for c in play.take(LoadWeights)] == ["rollout-1"]
     assert play.coordinator.status().failed_attempts == 0

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from cluster.protocol import GrantLease, Score, StepCommitted, Train, VerdictsReady, VerdictsTaken
+from cluster.protocol import (
+    GrantLease,
+    GroupGenerated,
+    Score,
+    StepCommitted,
+    Train,
+    VerdictsReady,
+    VerdictsTaken,
+)
 from cluster.run_directory import RunDirectory
 from cluster.telemetry import Telemetry
 from cluster.terminal import Terminal
@@ -20,7 +30,7 @@ from safeladder.records import (
     Verdict,
     VerdictStatus,
 )
-from tests.cluster.coordinator_play import Play, make_config
+from tests.cluster.coordinator_play import Play, header, make_config
 from tests.cluster.run_on_disk import payload_of
 
 
@@ -100,3 +110,30 @@ def test_disagreement_is_the_mean_over_all_verdicts_since_the_last_step(
     ]
     place = {"attempt": 1, "call": 1, "route": "safety", "fence": 7, "generation": 0}
     assert all(row.items() >= place.items() for row in rows)
+
+
+def test_tokens_of_stopped_samples_are_told_step_by_step(tmp_path: Path) -> None:
+    config = make_config(rollout={"oversample": 2}, schedule={"groups_per_step": 1})
+    link, play = Link(), Play(config)
+    run, terminal = RunDirectory(tmp_path), Terminal(io.StringIO(), 3)
+    telemetry = Telemetry(config, run, link, terminal, pid=1, fence=7)  # type: ignore[arg-type]
+    for step in (1, 2):
+        for grant in play.take(GrantLease):
+            made = header(grant.lease, grant.engine, step - 1, size=2)
+            made = replace(made, stopped=(10, 20) if step == 1 else ())
+            telemetry.generated(made)
+            play.send(GroupGenerated(made, f"{grant.lease.key}"))
+        play.score_all()
+        (train,) = play.take(Train)
+        report = StepReport(step=step, version=step, metrics={}, seconds=1.0)
+        telemetry.trained(train.order, report, play.coordinator)
+        with patch("cluster.telemetry.fetch", side_effect=KeyError):
+            telemetry.turn(play.coordinator)
+        play.send(StepCommitted(report))
+        play.publish(step, "rollout-0")
+    first, second = link.rows()
+    num_groups = 2  # at a bound of 1 two are leased at once
+    assert first["rollout/stopped_tokens"] == 30 * num_groups
+    assert first["rollout/stopped_length"] == 15
+    assert (second["rollout/stopped_tokens"], second["rollout/stopped_length"]) == (0, 0)
+    assert (first["rollout/continued"], first["rollout/begun_anew"]) == (0, 0)
