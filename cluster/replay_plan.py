@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from cluster.ledger import taken_back
 from cluster.ledger_reader import reading
 from cluster.run_directory import RunDirectory
 from cluster.step_records import Row, StepRecords
@@ -119,7 +120,11 @@ def _last_trained(run: RunDirectory) -> int:
 
 def _find_start(run: RunDirectory, config: Config, first: int) -> tuple[Path, int, list[str]]:
     """Where to start for a step: the newest checkpoint before it, or what RL began with."""
-    path, manifest, skipped = newest_valid(run.checkpoints, up_to=first - 1)
+    path, manifest, skipped = newest_valid(
+        run.checkpoints,
+        up_to=first - 1,
+        veto=lambda found: taken_back(run.ledger, found.fence, found.step),
+    )
     sentences = [why for place, why in skipped if not place.name.startswith(".")]
     if path is not None and manifest is not None:
         return path, manifest.step, sentences

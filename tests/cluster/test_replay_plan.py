@@ -74,6 +74,17 @@ def test_the_start_is_the_newest_checkpoint_before_the_first_step(run: RunDirect
     assert "model.safetensors differs from its SHA-256" in plan.skipped[0]
 
 
+def test_a_checkpoint_that_a_replaced_driver_finished_late_is_no_start(run: RunDirectory) -> None:
+    with Ledger.open(run.ledger, run.config().run.name) as ledger:
+        fence = ledger.raise_fence(checkpoint_step=2)  # and step 3 of the driver before is there
+        for step in (3, 4):
+            moves = life(step - 1, GroupState.TRAINED, step=step, version=step - 1, attempt=2)
+            ledger.apply(moves, fence)
+    plan = plan_replay(run, 4, 4)
+    assert plan.start_step == 2
+    assert "the driver of fence 2 went on from step 2" in plan.skipped[0]
+
+
 def test_a_line_that_a_kill_cut_off_does_not_swallow_the_next_one(run: RunDirectory) -> None:
     with run.steps.open("a") as file:
         file.write('{"kind": "step", "st')
