@@ -41,7 +41,6 @@ from curricula.prompts import PromptOrder, load_prompts
 from learners.checkpoints import take_over
 from safeladder.commit_points import reached
 from safeladder.config import Config
-from safeladder.errors import FencedError
 
 SFT_DEADLINE_S = 4 * 3600.0
 
@@ -226,11 +225,9 @@ class Run:
         self._terminal.say(text)
 
     def _write_status(self, state: str, exit_code: int | None = None) -> None:
-        """Raises ``FencedError`` if another driver has taken the run over since it was ours."""
-        found = self._directory.status()
-        if state != "starting" and found is not None and found.pid != os.getpid():
-            raise FencedError(f"{self._directory.path} is the run of the driver {found.pid} now")
-        self._directory.write_status(
+        directory = self._directory
+        write = directory.write_status if state == "starting" else directory.write_own_status
+        write(
             Status(
                 state=state,  # type: ignore[arg-type]
                 pid=os.getpid(),

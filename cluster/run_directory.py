@@ -36,6 +36,7 @@ from safeladder.config import Config
 from safeladder.config_loading import config_hash, load_config, resolved_yaml
 from safeladder.errors import (
     EnvironmentUnfitError,
+    FencedError,
     NotResumableError,
     RunExistsError,
     SafeladderError,
@@ -230,6 +231,13 @@ class RunDirectory:
     def write_status(self, status: Status) -> None:
         """Replace ``status.json``: a reader sees the old or the new one, never a part."""
         write_json(self.path / "status.json", asdict(status))
+
+    def write_own_status(self, status: Status) -> None:
+        """The same, of a driver that goes on. Raises ``FencedError`` if another owns the run."""
+        found = self.status()
+        if found is not None and found.pid != status.pid:
+            raise FencedError(f"{self.path} is the run of the driver with process {found.pid} now")
+        self.write_status(status)
 
     def record_failure(self, error: BaseException, *, take_over: bool = False) -> None:
         """Write exit code and sentence of an error (1 if it is not ours), if this process owns

@@ -14,6 +14,7 @@ from safeladder.config_loading import config_hash
 from safeladder.errors import (
     DivergedError,
     EnvironmentUnfitError,
+    FencedError,
     NotResumableError,
     RunExistsError,
 )
@@ -136,6 +137,15 @@ def test_a_failure_is_not_written_over_the_status_of_another_driver(config: Conf
     taken = run.status()
     assert taken is not None
     assert (taken.state, taken.pid, taken.exit_code) == ("failed", os.getpid(), 5)
+
+
+def test_a_driver_that_was_replaced_does_not_say_how_the_run_stands(config: Config) -> None:
+    run = RunDirectory.create(config)
+    run.write_status(Status(state="starting", pid=2))
+    run.write_own_status(Status(state="running", pid=2, step=3))
+    with pytest.raises(FencedError, match="the run of the driver with process 2"):
+        run.write_own_status(Status(state="finished", pid=1, step=9))
+    assert run.status() == Status(state="running", pid=2, step=3)
 
 
 def test_a_status_that_cannot_be_read_counts_as_none(config: Config) -> None:
