@@ -66,9 +66,13 @@ class Engine:
 
     @property
     def seconds_per_token(self) -> float:
-        """Expected time from one token of a sequence to its next, with one more group. Engines that
-        did not measure themselves count as equally fast, one token a second in all."""
-        sequences = (len(self.leases) + 1) * self.group_size
+        """Expected time from one token of a sequence to its next, with one more group."""
+        return self.seconds_with(len(self.leases) + 1)
+
+    def seconds_with(self, num_groups: int) -> float:
+        """The same with so many groups. Engines that did not measure themselves count as equally
+        fast, one token a second in all."""
+        sequences = num_groups * self.group_size
         speed = self.profile.tokens_per_s(sequences) if self.profile is not None else None
         return sequences / (speed or 1.0)
 
@@ -154,12 +158,18 @@ class EngineTable:
                 best = first
         return None if best is None else self._engines[best[3]]
 
-    def num_free_beside(self, name: str | None) -> int:
-        """Free slots of all engines but this one."""
+    def num_free_beside(self, name: str) -> int:
+        """Free slots of all engines in which a group of this one would be no slower, for all that
+        profiles tell."""
+        here = self._engines.get(name)
+        if here is None:
+            return 0
+        here_s = here.seconds_with(len(here.leases))
         return sum(
             max(0, engine.num_free)
             for engine in self._engines.values()
-            if engine.name != name and engine.served is not None and not engine.is_leaving
+            if engine is not here and engine.served is not None and not engine.is_leaving
+            if engine.seconds_per_token <= here_s
         )
 
     def leave(self, name: str) -> list[GroupKey]:

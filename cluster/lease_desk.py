@@ -192,14 +192,17 @@ class LeaseDesk:
             return
         whole_s = self._config.rollout.group_deadline_s + GRACE_S
         patience_s = factor * median(self._times)
+        room: dict[str, int] = {}
         for key, end in self._ends.items():
             if now_s - (end - whole_s) <= patience_s:
                 break
             group = self._groups[key]
+            assert group.engine is not None, f"{key} was leased to nobody"
             if group.num_interrupts < MAX_MOVES and key not in self._asked:
-                if self._engines.num_free_beside(group.engine) <= len(self._asked):
-                    break
-                self._interrupt(group)
+                if group.engine not in room:
+                    room[group.engine] = self._engines.num_free_beside(group.engine)
+                if room[group.engine] > len(self._asked):
+                    self._interrupt(group)
 
     def _interrupt(self, group: Group) -> None:
         if group.key not in self._asked and not self._config.run.deterministic:

@@ -92,6 +92,10 @@ class Work:
     started_s: float
 
 
+def _is_of(work: Work, key: GroupKey, attempt: int) -> bool:
+    return (work.key, work.attempt) == (key, attempt)
+
+
 class ModelledEngine:
     """See the module. ``advance`` first, then change something, then ask ``next_end_s``."""
 
@@ -132,10 +136,31 @@ class ModelledEngine:
 
     def begin(self, key: GroupKey, attempt: int, fence: int, lengths: Sequence[int]) -> None:
         """Take a lease: one sequence for each length. Those that find no place wait, in order."""
-        self.num_groups += 1
         work = Work(key, attempt, fence, len(lengths), tuple(lengths), -1, self._now_s)
-        self._waiting.extend((length, work) for length in lengths)
+        self.take(work, lengths)
+
+    def take(self, work: Work, left: Sequence[int]) -> None:
+        """Go on with a lease: so many tokens are left for each sequence that is open."""
+        self.num_groups += 1
+        self._waiting.extend((length, work) for length in left)
         self._fill()
+
+    def stop(self, key: GroupKey, attempt: int) -> tuple[Work, list[int]] | None:
+        """Give a lease up, with the tokens that are left for each sequence that is open; None if
+        it has ended."""
+        mine = [entry for entry in self._running if _is_of(entry[3], key, attempt)]
+        queued = [entry for entry in self._waiting if _is_of(entry[1], key, attempt)]
+        if not mine and not queued:
+            return None
+        self._running = [e for e in self._running if not _is_of(e[3], key, attempt)]
+        heapq.heapify(self._running)
+        self._waiting = deque(e for e in self._waiting if not _is_of(e[1], key, attempt))
+        self._sum_begun -= sum(end - length for end, _, length, _ in mine)
+        self.num_groups -= 1
+        self._fill()
+        work = mine[0][3] if mine else queued[0][1]
+        left = [math.ceil(end - self._made - 1e-9) for end, *_ in mine]
+        return work, [*left, *(length for length, _ in queued)]
 
     def pause(self, seconds: float) -> None:
         """Stand still from now on, with every sequence kept."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.modelled_engine import ModelledEngine, Work
 from cluster.protocol import (
@@ -19,11 +19,14 @@ from cluster.protocol import (
     EngineServing,
     Event,
     GroupGenerated,
+    GroupInterrupted,
+    InterruptLease,
     LoadWeights,
 )
 from cluster.run_model import EngineModel, RunModel
 from cluster.timetable import StepDone, Timetable
 from safeladder.engine_profile import EngineLoad
+from safeladder.partials import PartialHeader
 from safeladder.records import GroupHeader, Lease
 
 
@@ -97,6 +100,9 @@ class ModelledFleet:
         self._timetable = timetable
         self._tell = tell
         self._engines: dict[str, FleetEngine] = {}
+        self._parts: dict[str, tuple[Work, list[int]]] = {}
+        """Payload → an interrupted lease, which started minus its seconds ago, and what is left of
+        each sequence."""
         self._num_named = 0
         self._decoded_s = 0.0
         """By engines that are gone."""
@@ -127,9 +133,43 @@ class ModelledFleet:
         if engine is None:
             return
         self._look_at(engine)
-        draw = self._model.lengths.draw
-        lengths = [draw(self._rng) for _ in range(lease.sampling.num_samples)]
-        engine.begin(lease.key, lease.attempt, fence, lengths)
+        if lease.begun is not None:
+            work, left = self._parts.pop(lease.begun)
+            started_s = work.started_s + self._timetable.now_s
+            engine.take(replace(work, attempt=lease.attempt, started_s=started_s), left)
+        else:
+            draw = self._model.lengths.draw
+            lengths = [draw(self._rng) for _ in range(lease.sampling.num_samples)]
+            engine.begin(lease.key, lease.attempt, fence, lengths)
+        self._schedule(engine)
+
+    def interrupt(self, command: InterruptLease) -> None:
+        """Stop a lease; what is made of it can go on anywhere. Reading prompt and tokens again
+        takes no time here."""
+        engine = self._engines.get(command.engine)
+        if engine is None:
+            return
+        self._look_at(engine)
+        stopped = engine.stop(command.key, command.attempt)
+        if stopped is None:
+            return
+        work, left = stopped
+        seconds = self._timetable.now_s - work.started_s
+        num_tokens = sum(work.lengths) - sum(left)
+        payload = f"part of {work.key} attempt {work.attempt}" if num_tokens else None
+        if payload is not None:
+            self._parts[payload] = replace(work, started_s=-seconds), left
+        header = PartialHeader(
+            key=work.key,
+            attempt=work.attempt,
+            fence=work.fence,
+            engine=engine.name,
+            cause="asked",
+            num_tokens=num_tokens,
+            min_version=work.min_version if num_tokens else None,
+            generate_s=seconds,
+        )
+        self._timetable.add(0.0, GroupInterrupted(header, payload))
         self._schedule(engine)
 
     def load(self, command: LoadWeights) -> None:

@@ -32,6 +32,7 @@ from cluster.protocol import (
     Finish,
     GrantLease,
     GroupGenerated,
+    InterruptLease,
     LoadWeights,
     Publish,
     ReferenceReady,
@@ -164,6 +165,8 @@ class _Shell:
         match command:
             case GrantLease():
                 self._fleet.generate(command.engine, command.lease, self._fence)
+            case InterruptLease():
+                self._fleet.interrupt(command)
             case Score():
                 self._score(command)
             case ScoreReference():

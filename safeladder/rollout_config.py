@@ -59,9 +59,9 @@ class RolloutConfig(Section):
     """A lease older than this is interrupted, and goes on in this or another engine from the tokens
     that are there. If there are no new ones, that is a failed attempt."""
     straggler_factor: Annotated[float, Field(ge=1, strict=True)] | None = None
-    """A group that takes longer than this times the median goes on in another engine while one has
-    room; null leaves it where it is. Pays where engines differ in speed: a group that is merely
-    long gains nothing, and its prompt is computed twice."""
+    """A group that takes longer than this times the median goes on in another engine, while one has
+    room that is no slower; null leaves it where it is. Meant for engines that are slower than they
+    measured: a group that is merely long gains nothing, and its prompt is computed twice."""
     oversample: NonNegativeInt = 0
     """Samples beyond ``group_size``; the group is made of those that finish first, and the others
     are stopped. Cuts the tail, but what is trained is then biased towards short answers: watch

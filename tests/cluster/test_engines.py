@@ -145,3 +145,29 @@ def test_thousands_of_engines_cost_no_more_for_a_lease_than_a_few() -> None:
         return time.perf_counter() - started
 
     assert min(seconds(4096) for _ in range(3)) < 20 * min(seconds(16) for _ in range(3))
+
+
+def test_a_group_moves_only_to_where_it_is_no_slower() -> None:
+    slow, fast = profile((1, 10.0), (64, 100.0)), profile((1, 40.0), (64, 400.0))
+    engines = table(slow=slow, fast=fast)
+    engines.grant("slow", GroupKey(0, 0))
+    engines.grant("fast", GroupKey(0, 1))
+    assert engines.num_free_beside("slow") == 99
+    assert engines.num_free_beside("fast") == 0
+    engines.leave("fast")
+    assert engines.num_free_beside("slow") == engines.num_free_beside("gone") == 0
+
+
+def test_an_engine_that_is_avoided_is_taken_only_if_there_is_no_other() -> None:
+    engines = table(slow=profile((1, 10.0)), fast=profile((1, 40.0)))
+
+    def chosen(avoid: str | None) -> str:
+        engine = engines.next_free(0, admit_all, avoid)
+        assert engine is not None
+        return engine.name
+
+    assert [chosen(avoid) for avoid in (None, "slow", "fast", None)] == [
+        "fast", "fast", "slow", "fast",
+    ]  # fmt: skip
+    engines.lose("slow")
+    assert [chosen("fast"), chosen("fast")] == ["fast", "fast"]

@@ -86,6 +86,23 @@ def test_sequences_of_equal_length_end_together() -> None:
     assert ends(engine) == {0: pytest.approx(4 * 1.4)}
 
 
+def test_what_is_stopped_frees_its_place_and_goes_on_where_it_was() -> None:
+    engine = engine_of(max_sequences=2)
+    engine.begin(GroupKey(0, 0), 1, 1, [4, 9])
+    engine.begin(GroupKey(0, 1), 1, 1, [10])
+    engine.advance(6 * 1.2)  # the first sequence ended after 4 tokens
+    stopped = engine.stop(GroupKey(0, 0), 1)
+    assert stopped is not None
+    work, left = stopped
+    assert (work.lengths, left) == ((4, 9), [3])
+    assert engine.stop(GroupKey(0, 0), 1) is None
+    assert (engine.num_groups, engine.num_running) == (1, 1)
+    assert engine.tokens_held == pytest.approx(2)
+    assert ends(engine) == {1: pytest.approx(7.2 + 8)}
+    engine.take(work, left)
+    assert ends(engine) == {0: pytest.approx(15.2 + 3)}
+
+
 def test_it_agrees_with_one_that_goes_token_by_token() -> None:
     rng = random.Random(5)
     arrivals = sorted((rng.randint(0, 60), rng.randint(1, 30)) for _ in range(40))

@@ -156,3 +156,20 @@ def test_generation_runs_no_further_ahead_than_the_learner_needs() -> None:
     assert report.training_bubble < 0.01
     assert report.staleness_mean < 4
     assert report.dropped == {}
+
+
+def test_stragglers_move_and_their_groups_are_trained_as_long_as_they_were_drawn() -> None:
+    """Engines of one speed by their profiles, though one has more to do than it can bear."""
+    model = model_of(0.5, lengths=LogNormalLengths(mean=100, cap=800, sigma=1.0))
+    rollout = {"group_size": SIZE, "max_concurrent_groups": 8, "straggler_factor": 1.5}
+    config = make_config(
+        run={"steps": 10**6},
+        rollout=rollout,
+        schedule={"groups_per_step": GROUPS, "max_staleness": 0},
+    )
+    coordinator = Coordinator(config, NumberedPrompts("safety"), fence=1)
+    report = simulate_performance(config, model, coordinator, steps=30)
+    status = coordinator.status()
+    assert status.continued > 0
+    assert (status.begun_anew, status.failed_attempts, report.dropped) == (0, 0, {})
+    assert report.trained_length_mean == pytest.approx(report.generated_length_mean)
