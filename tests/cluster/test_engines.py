@@ -105,6 +105,14 @@ def test_a_cache_under_pressure_stops_the_next_lease() -> None:
     assert engines.next_free(4, admit_all) is not None
 
 
+def test_an_engine_that_leaves_gets_nothing_even_if_it_is_the_only_one() -> None:
+    engines = table(a=None)
+    grant(engines, 2)
+    assert engines.leave("a") == [GroupKey(0, 0), GroupKey(0, 1)]
+    engines.free("a", GroupKey(0, 0))
+    assert engines.next_free(1, admit_all) is None
+
+
 def test_a_lost_engine_and_its_namesake_are_two() -> None:
     engines = table(a=None, b=None)
     grant(engines, 2)
