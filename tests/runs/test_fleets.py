@@ -33,6 +33,23 @@ STEPS = 100_000
 
 
 @dataclass
+class Command:
+    """One that runs, or has run."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def end(self, code: int = 0) -> str:
+        """Wait for its end with this exit code; returns what it said."""
+        assert self.process.wait(120) == code, self.said[-4000:]
+        return self.said
+
+
+@dataclass
 class Nodes:
     """A Ray cluster on this machine: a head with the resource ``fast``, and nodes that come and go
     with ``slow``. Ended by the marks on its processes, never by ``ray stop``."""
@@ -61,12 +78,15 @@ class Nodes:
             "--labels=speed=slow", "--object-store-memory=100000000",
         )  # fmt: skip
 
-    def safeladder(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "cluster", *words], cwd=REPOSITORY, text=True,
-            env=self.environment | {MARK: self.environment["DRIVER"]},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    def safeladder(self, *words: str) -> Command:
+        """Start a command."""
+        output = self.logs / f"{secrets.token_hex(8)}.out"
+        with output.open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cluster", *words], cwd=REPOSITORY,
+                env=self.environment | {MARK: self.environment["DRIVER"]}, stdout=log, stderr=log,
+            )  # fmt: skip
+        return Command(process, output)
 
 
 @pytest.fixture
@@ -94,10 +114,10 @@ def nodes() -> Iterator[Nodes]:
         yield made
 
 
-def wait_for(condition: Callable[[], Any], what: str, driver: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], Any], what: str, driver: Command) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert driver.poll() is None, driver.communicate()[0][-4000:]
+        assert driver.process.poll() is None, driver.said[-4000:]
         assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}"
         time.sleep(0.2)
 
@@ -125,50 +145,47 @@ def test_engines_join_leave_and_vanish_and_no_group_is_lost(
     def steps() -> int:
         return len(metrics(run)) if (run / "metrics.jsonl").exists() else 0
 
-    def has_worked(engine_fleet: str, after: int) -> bool:
-        return any(
-            f"fleet/{engine_fleet}/groups" in r for s, r in metrics(run).items() if s > after
-        )
+    def slow_groups(after: int = 0) -> float:
+        name = "fleet/rollout-slow/groups"
+        return sum(row.get(name, 0.0) for step, row in metrics(run).items() if step > after)
+
+    def profiles() -> dict[str, Any]:
+        path = run / "profiles.json"
+        return json.loads(path.read_text()) if path.exists() else {}  # type: ignore[no-any-return]
 
     def alerts() -> str:
         return (run / "metrics.jsonl").read_text()
 
     deadline = time.monotonic() + DEADLINE_S
-    while (driver := nodes.safeladder("check", str(config))).wait(60) != 0:  # the head comes up
-        assert time.monotonic() < deadline, driver.communicate()[0][-3000:]
-    printed = driver.communicate()[0]
-    assert "rollout-slow" in printed
-    assert "speed=slow, 1 slow" in printed
+    while (check := nodes.safeladder("check", str(config))).process.wait(120) != 0:
+        assert time.monotonic() < deadline, check.said[-3000:]  # the head comes up
+    assert "speed=slow, 1 slow" in check.said
 
     driver = nodes.safeladder("train", str(config))
     wait_for(lambda: steps() >= 2, "the first steps", driver)
-    assert not has_worked("rollout-slow", 0)
+    assert slow_groups() == 0
 
     node = nodes.add()
-    wait_for(lambda: has_worked("rollout-slow", 0), "an engine on the new node", driver)
-    profiles = json.loads((run / "profiles.json").read_text())
-    assert profiles["rollout-slow"]["rollout-slow-0"]["max_sequences"] == 8
-    assert profiles["rollout-fast"]["rollout-fast-0"]["max_sequences"] == 64
+    wait_for(lambda: slow_groups() > 0, "an engine on the new node", driver)
+    wait_for(lambda: len(profiles()) == 2, "both profiles", driver)
+    assert profiles()["rollout-slow"]["rollout-slow-0"]["max_sequences"] == 8
+    assert profiles()["rollout-fast"]["rollout-fast-0"]["max_sequences"] == 64
 
-    asked = nodes.safeladder("fleets", str(run), "--set", "slow=0")
-    assert asked.wait(60) == 0, asked.communicate()[0]
+    nodes.safeladder("fleets", str(run), "--set", "slow=0").end()
     wait_for(lambda: "rollout-slow-0 has left" in alerts(), "its leave", driver)
     assert "is lost" not in alerts()
 
-    asked = nodes.safeladder("fleets", str(run), "--set", "slow=1")
-    assert asked.wait(60) == 0, asked.communicate()[0]
+    nodes.safeladder("fleets", str(run), "--set", "slow=1").end()
     left_at = steps()
-    wait_for(lambda: has_worked("rollout-slow", left_at + 1), "its successor", driver)
+    wait_for(lambda: slow_groups(left_at + 1) > 0, "its successor", driver)
     end(node)
     wait_for(lambda: "rollout-slow-1 is lost" in alerts(), "the loss of the node", driver)
     lost_at = steps()
     wait_for(lambda: steps() > lost_at + 3, "steps after the loss", driver)
 
-    driver.terminate()
-    assert driver.wait(60) == PreemptedError.exit_code, driver.communicate()[0][-4000:]
+    driver.process.terminate()
+    driver.end(PreemptedError.exit_code)
     assert alerts().count("is lost") == 1
-    rows = metrics(run)
-    assert not [row for row in rows.values() if any(k.startswith("dropped/") for k in row)]
+    assert not [row for row in metrics(run).values() if "dropped/failed" in row]
     assert set(trained_groups(run).values()) == {1}, "no group is trained twice"
-    audit = nodes.safeladder("ledger", str(run))
-    assert audit.wait(60) == 0, audit.communicate()[0]
+    nodes.safeladder("ledger", str(run)).end()
