@@ -94,6 +94,7 @@ def nodes() -> Iterator[Nodes]:
     driver = secrets.token_hex(8)
     environment = run_environment() | {
         "DRIVER": driver,
+        "COLUMNS": "200",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
