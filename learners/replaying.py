@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from transformers.utils.logging import disable_progress_bar
+
 from learners.engine_start import Place, start_engine
 from learners.policy_update import update_policy
 from learners.publication import raw_bytes
@@ -27,6 +29,7 @@ class Replayer:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
         self._config = config
+        disable_progress_bar()
         # DeepSpeed logs to the stdout that it finds; ours is for results.
         with contextlib.redirect_stdout(sys.stderr):
             self._engine, _ = start_engine(config, Place(master_port=port), model_path, checkpoint)
