@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/build/torch_extensions
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup format lint test test-fast test-engine check demo bench abuse chaos ci-faults simulate-faults nightly proto docs submit clean
+.PHONY: help setup format lint test test-fast test-engine check demo bench bench-peers abuse chaos ci-faults simulate-faults nightly proto docs submit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,7 +38,11 @@ demo: setup  ## train SmolLM2-135M against four principles on two cores; prints 
 bench: setup  ## the benchmarks of this machine, each with its bar
 	$(PYTHON) -m benchmarks.coordinator && $(PYTHON) -m benchmarks.simulate
 	$(PYTHON) -m benchmarks.verifier_service && $(PYTHON) -m benchmarks.weights
-	$(PYTHON) -m benchmarks.async_vs_sync
+	$(PYTHON) -m benchmarks.async_vs_sync && $(PYTHON) -m benchmarks.learner
+
+bench-peers: setup  ## TRL beside us, in an environment of its own (not part of CI)
+	scripts/bench_peers.sh
+	$(PYTHON) -m benchmarks.versus_trl
 
 abuse: setup  ## every attack on services, judges and the sandbox; prints what came of each class
 	$(PYTHON) -m tests.abuse
@@ -53,9 +57,9 @@ ci-faults: setup  ## the short form: 6 kills, 5 commit points, a driver thought 
 simulate-faults: setup  ## 5,000 random fault schedules in virtual time, against an independent account
 	$(PYTHON) -m tests.simulate_faults
 
-nightly: setup  ## everything: lint, all tests, attacks, demo, benchmarks
+nightly: setup  ## everything: lint, all tests, attacks, demo, benchmarks, peers
 	$(MAKE) lint && $(PYTHON) -m pytest -m "not gpu" && $(MAKE) abuse simulate-faults
-	$(PYTHON) -m demo --strict && $(MAKE) chaos bench
+	$(PYTHON) -m demo --strict && $(MAKE) chaos bench bench-peers
 
 proto: setup  ## regenerate the gRPC stubs
 	scripts/proto.sh

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learners.packing import PackedRow, attention_allowed
+from learners.packing import PackedRow
 from learners.policy_model import PackedPolicy, named_weights
 from learners.safetensors_stream import Slot
 from safeladder.errors import DivergedError
@@ -111,14 +111,21 @@ class DeepspeedEngine:
         self._settings = settings
         self._trained = {n: p for n, p in named_weights(policy.model) if p.requires_grad}
         self._dtype = next(iter(self._trained.values())).dtype
-        # lr is set at each step, so the optimizer is born with 0.
+        # lr is set at each step, so the optimizer is born with 0. Fused: one pass over the memory.
         self._adam = torch.optim.AdamW(
-            self._trained.values(), lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay
+            self._trained.values(),
+            lr=0.0,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy, optimizer=self._adam, config=self._deepspeed_config()
         )
         self._is_plain = self._optimizer is self._adam
+        if self._is_plain and world_size == 1:
+            # It would copy all gradients into one buffer, reduce that over one rank and copy back.
+            self._engine.enable_backward_allreduce = False
         self.reset_optimizer()
 
     def _deepspeed_config(self) -> dict[str, Any]:
@@ -147,9 +154,8 @@ class DeepspeedEngine:
     def logprobs(self, row: PackedRow) -> Tensor:
         """[N] log-probs of the row's targets. *Collective* under ZeRO-3."""
         to = self._to_device
-        allowed = attention_allowed(row.segments, row.parents)
         result: Tensor = self._engine(
-            to(row.tokens), to(row.positions), to(allowed), to(row.logit_index), to(row.targets)
+            to(row.tokens), to(row.positions), row.spans, to(row.logit_index), to(row.targets)
         )
         return result
 
@@ -293,7 +299,8 @@ class DeepspeedEngine:
         if not self._adam.state:
             for shard in self._fp32_shards():
                 moments = {kind: torch.zeros_like(shard) for kind in MOMENTS}
-                self._adam.state[shard] = {"step": torch.tensor(0.0), **moments}
+                step = torch.zeros((), dtype=torch.float32, device=shard.device)
+                self._adam.state[shard] = {"step": step, **moments}
             if self._settings.zero_stage in (1, 2):
                 self._optimizer._lazy_init_hp_params_optimizer_state()
         for state in self._adam.state.values():

@@ -3,7 +3,7 @@
 Sequences with the same prompt lie in one row with that prompt's tokens *once*: each completion
 attends to its prompt and to itself, and its positions go on from the prompt. The last token of a
 completion is only predicted, so it is no input. Log-probs are those of each sequence alone.
-Pure numpy: the boolean attention mask is made from ``segments`` and ``parents`` where it is used.
+Pure numpy: ``packed_attention`` reads from ``spans`` who may attend to whom.
 """
 
 from __future__ import annotations
@@ -37,6 +37,15 @@ class Packable(Protocol):
         ...
 
 
+class Span(NamedTuple):
+    """A run of a row's tokens: a prompt, or the inputs of one completion."""
+
+    length: int
+    """Tokens, at least 1; spans follow each other without a gap."""
+    prompt: int
+    """Which span of the row is its prompt; a prompt is its own."""
+
+
 class Piece(NamedTuple):
     """One sequence of a row."""
 
@@ -54,10 +63,8 @@ class PackedRow:
     """[L]"""
     positions: Tokens
     """[L] position ids within the own sequence."""
-    segments: Tokens
-    """[L] which prompt or completion the token belongs to."""
-    parents: Tokens
-    """[L] segment of its prompt (a prompt is its own parent)."""
+    spans: tuple[Span, ...]
+    """What the L tokens are, in order: prompts, each followed by its completions."""
     logit_index: Tokens
     """[N] input whose output predicts the n-th target."""
     targets: Tokens
@@ -72,13 +79,6 @@ class PackedRow:
     def completions(self) -> npt.NDArray[np.int64]:
         """[N] which of the row's pieces a target belongs to, from 0."""
         return np.repeat(np.arange(len(self.pieces)), [p.trained.size for p in self.pieces])
-
-
-def attention_allowed(segments: Tokens, parents: Tokens) -> npt.NDArray[np.bool_]:
-    """[L, L] true where row i may attend to column j: not later, and own segment or own prompt."""
-    own = segments[:, None] == segments[None, :]
-    prompt = parents[:, None] == segments[None, :]
-    return np.tril(own | prompt)
 
 
 def pack(sequences: Sequence[Packable], *, ranks: int, budget: int) -> list[list[PackedRow]]:
@@ -151,7 +151,7 @@ def _balance(lengths: Sequence[int], num_rows: int) -> list[list[int]]:
 def _row(sequences: Sequence[Packable], bundles: Sequence[Sequence[int]]) -> PackedRow:
     tokens: list[Tokens] = []
     positions: list[Tokens] = []
-    spans: list[tuple[int, int, int]] = []  # segment, parent, length
+    spans: list[Span] = []
     logit_index: list[npt.NDArray[np.int64]] = []
     targets: list[Tokens] = []
     pieces: list[Piece] = []
@@ -161,7 +161,7 @@ def _row(sequences: Sequence[Packable], bundles: Sequence[Sequence[int]]) -> Pac
         parent, prompt_end = len(spans), filled + prompt.size
         tokens.append(prompt)
         positions.append(np.arange(prompt.size, dtype=np.int32))
-        spans.append((parent, parent, prompt.size))
+        spans.append(Span(prompt.size, parent))
         filled = prompt_end
         for index in bundle:
             answer = sequences[index].tokens
@@ -172,14 +172,13 @@ def _row(sequences: Sequence[Packable], bundles: Sequence[Sequence[int]]) -> Pac
             pieces.append(Piece(index, trained))
             tokens.append(answer[:-1])
             positions.append(np.arange(prompt.size, prompt.size + answer.size - 1, dtype=np.int32))
-            spans.append((len(spans), parent, answer.size - 1))
+            if answer.size > 1:
+                spans.append(Span(answer.size - 1, parent))
             filled += answer.size - 1
-    segment, parent_of, length = (np.array(column, np.int32) for column in zip(*spans, strict=True))
     return PackedRow(
         tokens=np.concatenate(tokens),
         positions=np.concatenate(positions),
-        segments=np.repeat(segment, length),
-        parents=np.repeat(parent_of, length),
+        spans=tuple(spans),
         logit_index=np.concatenate(logit_index).astype(np.int32),
         targets=np.concatenate(targets),
         pieces=tuple(pieces),
@@ -190,6 +189,5 @@ def _padding() -> PackedRow:
     """The smallest row that still runs every layer forward and backward."""
     zero = np.zeros(1, dtype=np.int32)
     return PackedRow(
-        tokens=zero, positions=zero, segments=zero, parents=zero, logit_index=zero, targets=zero,
-        pieces=(),
+        tokens=zero, positions=zero, spans=(Span(1, 0),), logit_index=zero, targets=zero, pieces=()
     )  # fmt: skip

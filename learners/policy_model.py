@@ -1,13 +1,12 @@
 """The policy as the learner runs it: a packed row in, log-probs of the wanted tokens out.
 
-Attention is SDPA under an explicit boolean [L, L] mask, on every device; no flash-attn (whose
-variable-length kernels could replace it on GPUs, but cannot share one prompt among siblings). The
-mask costs L^2 bytes, so ``learner.micro_batch_tokens`` bounds it. Knows no loss and no optimizer.
+Attention goes span by span through ``packed_attention``, on every device; no flash-attn (whose
+variable-length kernels cannot share one prompt among siblings). Knows no loss and no optimizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from learners import packed_attention
+from learners.packing import Span
+from learners.target_logprobs import target_logprobs
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 
 HEAD_CHUNK_TOKENS = 1024
@@ -34,16 +36,16 @@ class PackedPolicy(nn.Module):
         self,
         tokens: Tensor,
         positions: Tensor,
-        allowed: Tensor,
+        spans: Sequence[Span],
         logit_index: Tensor,
         targets: Tensor,
     ) -> Tensor:
-        """[L] tokens, [L] positions, [L, L] boolean mask, [N] input index and [N] target ids to
-        [N] float32 log-probs of logits / temperature."""
+        """[L] tokens, [L] positions, the spans that they form, [N] input index and [N] target ids
+        to [N] float32 log-probs of logits / temperature."""
         hidden = self.model.get_decoder()(
             input_ids=tokens[None],
             position_ids=positions[None],
-            attention_mask=allowed[None, None],
+            spans=spans,
             use_cache=False,
         ).last_hidden_state[0]
         wanted = torch.split(hidden[logit_index], HEAD_CHUNK_TOKENS)
@@ -53,8 +55,10 @@ class PackedPolicy(nn.Module):
         return torch.cat([checkpoint(self._head, *chunk, use_reentrant=False) for chunk in chunks])
 
     def _head(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self.model.get_output_embeddings()(hidden).float().div_(self.temperature)
-        return torch.log_softmax(logits, dim=-1).gather(-1, targets[:, None]).squeeze(-1)
+        logits = self.model.get_output_embeddings()(hidden).float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return target_logprobs(logits, targets)
 
 
 def load_policy(
@@ -68,8 +72,8 @@ def load_policy(
     """Load a causal language model in Hugging Face layout, freeze what is not trained.
 
     Dropout is off: a policy must price its tokens as the engine did. Raises
-    ``EnvironmentUnfitError`` if the folder holds no such model, ``ConfigError`` if it has fewer
-    layers than asked for.
+    ``EnvironmentUnfitError`` if the folder holds no such model, or one that cannot be packed,
+    ``ConfigError`` if it has fewer layers than asked for.
     """
     if not (path / "config.json").is_file():
         raise EnvironmentUnfitError(f"model.path {path} holds no config.json")
@@ -77,9 +81,20 @@ def load_policy(
     for key in vars(config):
         if key.endswith(("dropout", "pdrop")):
             setattr(config, key, 0.0)
+    packed_attention.register()
     model = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+        path,
+        config=config,
+        dtype=dtype,
+        attn_implementation=packed_attention.NAME,
+        use_safetensors=True,
     )
+    if not model.is_backend_compatible():
+        raise EnvironmentUnfitError(
+            f"{type(model).__name__} of {path} brings an attention of its own, which cannot keep "
+            "the sequences of a packed row apart; train a model that takes transformers' registry "
+            "of attention functions, such as Llama or Qwen"
+        )
     _freeze(model, train_last_layers)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.packing import attention_allowed, pack
+from learners.packing import Span, pack
 from safeladder.records import Floats, Tokens
 
 
@@ -33,20 +33,14 @@ def test_siblings_share_their_prompt_and_their_last_tokens_are_no_input() -> Non
     assert row.positions.tolist() == [0, 1, 2, 3, 2]
     assert row.targets.tolist() == [3, 4, 5, 6, 7]
     assert row.logit_index.tolist() == [1, 2, 3, 1, 4]
-    assert attention_allowed(row.segments, row.parents).astype(int).tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 0, 0, 1],
-    ]
+    assert row.spans == (Span(2, 0), Span(2, 0), Span(1, 0))
 
 
-def test_other_prompts_are_invisible() -> None:
-    [[row]] = pack([sample([1], [2, 3]), sample([4], [5, 6])], ranks=1, budget=99)
-    allowed = attention_allowed(row.segments, row.parents)
+def test_each_prompt_begins_spans_of_its_own_and_answers_of_one_token_have_none() -> None:
+    [[row]] = pack([sample([1], [2, 3]), sample([1], [9]), sample([4], [5, 6])], ranks=1, budget=99)
     assert row.tokens.tolist() == [1, 2, 4, 5]
-    assert not allowed[2:, :2].any()
+    assert row.spans == (Span(1, 0), Span(1, 0), Span(1, 2), Span(1, 2))
+    assert row.logit_index.tolist() == [0, 1, 0, 2, 3]
 
 
 def test_streams_follow_the_targets_and_tool_tokens_are_context_only() -> None:
@@ -95,6 +89,7 @@ def test_every_trained_token_appears_once_under_the_budget_on_ranks_with_equal_c
     for own in rows:
         for row in own:
             assert row.tokens.size <= budget
+            assert sum(span.length for span in row.spans) == row.tokens.size
             lengths = [p.trained.size for p in row.pieces]
             for piece, targets in zip(
                 row.pieces, np.split(row.targets, np.cumsum(lengths)[:-1]), strict=False

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, PreTrainedModel
 
 from learners import policy_model
-from learners.packing import PackedRow, attention_allowed, pack
+from learners.packed_attention import packed_attention
+from learners.packing import PackedRow, Span, pack
 from learners.policy_model import PackedPolicy, load_policy, named_weights
+from learners.target_logprobs import target_logprobs
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 from tests.learners.ranks import VOCABULARY, make_tiny_model
 from tests.learners.test_packing import Sample, sample
@@ -53,27 +56,84 @@ def random_samples() -> list[Sample]:
 
 
 def run(policy: PackedPolicy, row: PackedRow) -> torch.Tensor:
-    allowed = attention_allowed(row.segments, row.parents)
-    arrays = (row.tokens, row.positions, allowed, row.logit_index, row.targets)
-    tensors = [torch.from_numpy(a) for a in arrays]
-    return policy(*(t.long() if t.dtype == torch.int32 else t for t in tensors))
+    tokens, positions, logit_index, targets = (
+        torch.from_numpy(a).long()
+        for a in (row.tokens, row.positions, row.logit_index, row.targets)
+    )
+    return policy(tokens, positions, row.spans, logit_index, targets)
 
 
-def price_alone(policy: PackedPolicy, one: Sample) -> torch.Tensor:
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+
+
+def price_alone(plain: PreTrainedModel, one: Sample) -> torch.Tensor:
     ids = torch.from_numpy(np.concatenate([one.prompt_tokens, one.tokens])).long()
     with torch.no_grad():
-        logits = policy.model(input_ids=ids[None]).logits[0, :-1].float() / TEMPERATURE
+        logits = plain(input_ids=ids[None]).logits[0, :-1].float() / TEMPERATURE
     logprobs = torch.log_softmax(logits, -1).gather(-1, ids[1:, None])[:, 0]
     return logprobs[one.prompt_tokens.size - 1 :]
 
 
+def test_target_logprobs_have_values_and_gradients_of_a_log_softmax() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(6, 5, requires_grad=True)
+    head = torch.randn(9, 5, requires_grad=True)
+    targets, pull = torch.randint(0, 9, (6,)), torch.randn(6)
+    plain = torch.log_softmax(3 * hidden @ head.T, -1).gather(-1, targets[:, None])[:, 0]
+    found = target_logprobs(3 * hidden @ head.T, targets)
+    assert torch.allclose(found, plain, atol=1e-5)
+    for ours, theirs in zip(
+        *(torch.autograd.grad((o * pull).sum(), (hidden, head)) for o in (found, plain)),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_second_backward_through_spent_logits_is_refused() -> None:
+    logits = torch.randn(2, 4, requires_grad=True) * 1
+    found = target_logprobs(logits, torch.tensor([0, 3])).sum()
+    found.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.backward()
+
+
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+def test_attention_by_spans_is_that_under_a_mask(key_heads: int) -> None:
+    """Values and gradients, against one softmax over [L, L] scores."""
+    torch.manual_seed(0)
+    spans = [Span(5, 0), Span(3, 0), Span(1, 0), Span(1, 3), Span(7, 3)]
+    starts = np.cumsum([0, *(span.length for span in spans)])
+    total = int(starts[-1])
+    allowed = torch.zeros(total, total, dtype=torch.bool)
+    for (length, prompt), start in zip(spans, starts, strict=False):
+        end = start + length
+        allowed[start:end, starts[prompt] : starts[prompt + 1]] = True
+        allowed[start:end, start:end] = True
+    query = torch.randn(1, 4, total, 8, requires_grad=True)
+    key, value = (torch.randn(1, key_heads, total, 8, requires_grad=True) for _ in range(2))
+    wide = [t.repeat_interleave(4 // key_heads, 1) for t in (key, value)]
+    scores = 0.3 * query @ wide[0].transpose(2, 3)
+    masked = scores.masked_fill(~allowed.tril(), -torch.inf)
+    expected = (masked.softmax(-1) @ wide[1]).transpose(1, 2)
+    found, _ = packed_attention(None, query, key, value, None, spans=spans, scaling=0.3)
+    assert torch.allclose(found, expected, atol=1e-6)
+    pull = torch.randn_like(found)
+    for ours, theirs in zip(
+        *(torch.autograd.grad((o * pull).sum(), (query, key, value)) for o in (found, expected)),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("chunk", [1024, 7])
 def test_packed_logprobs_equal_those_of_each_sequence_alone(
-    policy: PackedPolicy, monkeypatch: pytest.MonkeyPatch, chunk: int
+    policy: PackedPolicy, plain: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     monkeypatch.setattr(policy_model, "HEAD_CHUNK_TOKENS", chunk)
     samples = random_samples()
-    alone = [price_alone(policy, s).numpy() for s in samples]
+    alone = [price_alone(plain, s).numpy() for s in samples]
     for budget in (500, 40):
         for row in pack(samples, ranks=1, budget=budget)[0]:
             found = run(policy, row).detach().numpy()
@@ -133,3 +193,10 @@ def test_a_missing_model_and_too_many_layers_are_refused(folder: Path, tmp_path:
         load(tmp_path)
     with pytest.raises(ConfigError, match="the model has 3 layers"):
         load(folder, last_layers=4)
+
+
+def test_a_model_that_cannot_keep_packed_sequences_apart_is_refused(tmp_path: Path) -> None:
+    config = BloomConfig(vocab_size=11, hidden_size=8, n_layer=1, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(EnvironmentUnfitError, match=r"Bloom.*attention of its own"):
+        load(tmp_path)
