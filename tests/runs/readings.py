@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-CLOCKS = ("time/", "rollout/tokens_per_s", "train/trained_tokens_per_s")
+CLOCKS = (
+    "time/", "rollout/tokens_per_s", "train/trained_tokens_per_s",
+    "learner/", "engines/", "verifier:", "reference/", "group/", "fleet/",
+)  # fmt: skip
 """Metrics that measure time: the rest of a row is a pure function of the config."""
 
 
