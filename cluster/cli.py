@@ -115,6 +115,34 @@ def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
 
 
 @app.command()
+def plan(
+    arguments: Arguments = None,
+    config: Overlays = None,
+    gpus: Annotated[
+        int, typer.Option(min=2, help="GPUs to split; cores if none are reserved.")
+    ] = 8,
+    run_dir: Annotated[Path | None, typer.Option("--run", help="Measured in this run.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="profiles.json of a run.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="mean,max[,sigma], or a JSON list.")] = None,
+    train_tokens_per_s: Annotated[float | None, typer.Option(help="Of one learner GPU.")] = None,
+    scaling: Annotated[float, typer.Option(help="n GPUs train n^scaling times as fast.")] = 1.0,
+    fleet: Annotated[str | None, typer.Option(help="Of the profiles.")] = None,
+    verdict_s: Annotated[float, typer.Option(help="99th percentile, for a group.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Predict the best split of GPUs between rollout and learner; start nothing."""
+
+    def run() -> int:
+        from cluster.plan_command import PlanOptions, plan_command
+
+        rates = run_dir, profile, lengths, train_tokens_per_s, scaling, fleet, verdict_s
+        return plan_command(_load(arguments, config), PlanOptions(gpus, *rates, as_json))
+
+    _run(run, debug)
+
+
+@app.command()
 def report(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
     redact: Annotated[

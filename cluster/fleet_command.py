@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.fleet_keeper import parse_sizes, read_profiles, resize_fleets
+from cluster.fleet_keeper import parse_sizes, resize_fleets
+from cluster.profile_file import read_profiles
 from cluster.run_directory import RunDirectory
 from safeladder.engine_profile import EngineProfile
 

@@ -15,7 +15,6 @@ on the way costs its groups an attempt. ``profiles.json`` has what each engine m
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -25,10 +24,11 @@ import yaml
 
 from cluster.coordinator import Coordinator
 from cluster.coordinator_status import EngineStatus
+from cluster.profile_file import write_profiles
 from cluster.protocol import ROLLOUT, ActorLost, EngineLeaving, EngineReported, Event
 from cluster.requests import IN_FORCE, REFUSED, Request, Requests
 from cluster.rollout_fleets import RolloutFleets
-from cluster.run_directory import RunDirectory, write_json
+from cluster.run_directory import RunDirectory
 from cluster.telemetry import Telemetry
 from safeladder.engine_profile import EngineProfile
 from safeladder.errors import ConfigError
@@ -141,30 +141,6 @@ def wanted_sizes(text: str, sizes: Mapping[str, int]) -> dict[str, int]:
     if not sum({**sizes, **wanted}.values()):
         raise ConfigError("no engine would be left in the run; leave one in some fleet")
     return wanted
-
-
-def write_profiles(path: Path, profiles: Mapping[str, Mapping[str, EngineProfile]]) -> None:
-    """Fleet → engine → profile."""
-    rows = {
-        fleet: {engine: profile.as_row() for engine, profile in engines.items()}
-        for fleet, engines in profiles.items()
-    }
-    write_json(path, rows)
-
-
-def read_profiles(path: Path) -> dict[str, dict[str, EngineProfile]]:
-    """What ``write_profiles`` wrote; empty if there is no file. Raises ``ConfigError`` if it cannot
-    be read."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            fleet: {engine: EngineProfile.from_row(row) for engine, row in engines.items()}
-            for fleet, engines in rows.items()
-        }
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{path} is no file of profiles: {error}") from None
 
 
 def resize_fleets(run_dir: Path, sizes: Mapping[str, int], wait_s: float) -> str:

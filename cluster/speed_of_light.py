@@ -144,12 +144,12 @@ def asynchronous_bound(
     max_staleness: int = 0,
 ) -> StepBound:
     """The terms of t_async. A learner that trains what is finished, and lets the rest go on over
-    updates of the weights, need not wait for the longest response of a step; but that response
-    must be trained before it is older than ``max_staleness`` allows, so that
-    ``max_staleness + 1`` steps are no shorter than the tail."""
+    updates of the weights, need not wait for the longest response of a step; but a response that
+    begins as version v is served must be ready for step ``v + max_staleness + 1``, so that
+    ``max_staleness`` steps are no shorter than the tail."""
     return StepBound(
         decoding_s=costs.decode_gpu_s / rollout_gpus + costs.pause_s,
-        tail_s=costs.tail_s / (max_staleness + 1) + costs.pause_s,
+        tail_s=costs.tail_s / max(1, max_staleness) + costs.pause_s,
         training_s=costs.training_s(learner_gpus) + costs.recompute_s,
         rewards_s=costs.reward_work_s / reward_concurrency,
     )

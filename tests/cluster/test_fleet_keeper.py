@@ -15,11 +15,11 @@ from cluster.fleet_keeper import (
     LOOK_EVERY_S,
     FleetKeeper,
     parse_sizes,
-    read_profiles,
     resize_fleets,
     wanted_sizes,
 )
 from cluster.fleet_usage import FleetUsage
+from cluster.profile_file import read_profiles
 from cluster.protocol import (
     ActorLost,
     EngineLeaving,

@@ -54,7 +54,7 @@ def test_the_binding_term_is_named(rollout_gpus: int, learner_gpus: int, binding
 
 
 def test_the_tail_may_spread_over_the_steps_that_staleness_allows() -> None:
-    assert asynchronous_bound(COSTS, 40, 16, max_staleness=2).tail_s == 10.0
+    assert asynchronous_bound(COSTS, 40, 16, max_staleness=2).tail_s == 15.0
 
 
 def test_overlap_alone_is_worth_nothing() -> None:
