@@ -34,7 +34,7 @@ from safeladder.partials import (
     PartialGroup,
     PartialHeader,
 )
-from safeladder.ports import PayloadStore, PromptTooLongError, RolloutEngine
+from safeladder.ports import Intake, PayloadStore, PromptTooLongError, RolloutEngine
 from safeladder.records import (
     Completion,
     FailureCause,
@@ -136,14 +136,14 @@ class RolloutActor:
         store: PayloadStore,
         *,
         profile_tokens: int | None = None,
-        delta: bool = False,
+        intake: Intake | None = None,
     ) -> None:
         """``profile_tokens``: most tokens of a sequence while the engine measures its speed at its
-        start; None leaves that out. ``delta``: see ``WeightIntake``."""
+        start; None leaves that out. ``intake``: how versions are read, whole if None."""
         self._name = name
         self._engine = engine
         self._store = store
-        self._intake = WeightIntake(store, delta=delta)
+        self._intake = intake or WeightIntake(store)
         self._running: dict[tuple[GroupKey, int], _Work] = {}
         self._updating = asyncio.Lock()
         self._fence = 0

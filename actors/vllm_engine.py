@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.rendering import PromptRenderer
 from actors.rollout import EngineFailedError
+from actors.vllm_direct import DirectTransfer
 from actors.vllm_processes import child_environment
 from actors.vllm_sample import VllmSample
 from actors.vllm_transfer import transfer
@@ -58,8 +59,9 @@ GIB = 2**30
 class VllmEngine:
     """``ports.RolloutEngine`` on vLLM's ``AsyncLLM``, on a CPU or on GPUs.
 
-    ``seed`` is used where ``Sampling.seed`` is None. Raises ``EngineFailedError`` from any method
-    once the engine process is dead or its weights are half loaded.
+    ``seed`` is used where ``Sampling.seed`` is None; ``direct`` receives versions that come from
+    GPU to GPU. Raises ``EngineFailedError`` from any method once the engine process is dead or its
+    weights are half loaded.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class VllmEngine:
         rollout: RolloutConfig,
         seed: int,
         chunk_bytes: int = WeightsConfig().chunk_bytes,
+        direct: DirectTransfer | None = None,
     ) -> None:
         self._chunk_bytes = chunk_bytes
+        self._direct = direct
         self._model = model
         self._rollout = rollout
         self._seed = seed
@@ -200,9 +204,10 @@ class VllmEngine:
         from vllm.config import WeightTransferConfig
         from vllm.platforms import current_platform
 
-        from actors.vllm_weights import BACKEND, WorkerExtension
+        from actors.vllm_weights import BACKEND, WorkerExtension, backend_of
 
         vllm = self._rollout.vllm
+        backend = BACKEND if self._direct is None else backend_of(self._direct.transport)
         cpu_cache: dict[str, int] = {}
         if current_platform.is_cpu():
             cpu_cache["kv_cache_memory_bytes"] = int(vllm.cpu_kv_cache_gib * GIB)
@@ -221,7 +226,7 @@ class VllmEngine:
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
-            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+            weight_transfer_config=WeightTransferConfig(backend=backend),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
             disable_log_stats=True,
             **cpu_cache,
@@ -288,7 +293,11 @@ class VllmEngine:
     async def _transfer(self, manifest: WeightManifest, tensors: RawTensors) -> None:
         llm = self._engine
         try:
-            await transfer(llm, self._ask, manifest, tensors, self._chunk_bytes)
+            if self._direct is None:
+                await transfer(llm, self._ask, manifest, tensors, self._chunk_bytes)
+            else:
+                workers = self._rollout.vllm.tensor_parallel_size
+                await self._direct.run(llm, self._ask, manifest, workers)
         except EngineFailedError as error:
             if self._failure is None:  # the engine lives, but with a mixture of versions
                 in_flight = [sample.internal_id for sample in self._in_flight()]

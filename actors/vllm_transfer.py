@@ -39,13 +39,19 @@ async def transfer(
     except EngineFailedError:
         raise
     except Exception as error:  # vLLM passes every worker error on as a bare Exception
-        if all(intact for _, _, intact in await _receipts(llm, ask)):
+        if all(intact for _, _, intact in await _receipts(llm, ask, manifest)):
             raise ValueError(f"vLLM refused version {manifest.version}: {error}") from error
         raise EngineFailedError(
             f"version {manifest.version} was loaded half-way: {error}"
         ) from error
-    for version, digest, _ in await _receipts(llm, ask):
-        if (version, digest) != (manifest.version, manifest.digest):
+    await check_receipts(llm, ask, manifest)
+
+
+async def check_receipts(llm: AsyncLLM, ask: Ask, manifest: WeightManifest) -> None:
+    """Hear from every worker what it has now. Raises ``EngineFailedError`` if it is not this
+    version, whole and byte for byte."""
+    for version, digest, is_intact in await _receipts(llm, ask, manifest):
+        if (version, digest, is_intact) != (manifest.version, manifest.digest, True):
             raise EngineFailedError(
                 f"a worker echoes version {version} ({digest[:12]}) instead of "
                 f"{manifest.version} ({manifest.digest[:12]})"
@@ -66,6 +72,10 @@ async def _hand_over(
             await ask(llm.update_weights(request))
 
 
-async def _receipts(llm: AsyncLLM, ask: Ask) -> list[tuple[int, str, bool]]:
-    receipts: list[tuple[int, str, bool]] = await ask(llm.collective_rpc("weight_receipt"))
+async def _receipts(
+    llm: AsyncLLM, ask: Ask, manifest: WeightManifest
+) -> list[tuple[int, str, bool]]:
+    receipts: list[tuple[int, str, bool]] = await ask(
+        llm.collective_rpc("weight_receipt", args=(manifest.version,))
+    )
     return receipts

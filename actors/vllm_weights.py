@@ -40,13 +40,24 @@ from safeladder.records import TensorSpec, WeightManifest
 from safeladder.tensors import RawBytes, num_bytes, verify
 
 BACKEND = "safeladder_file"
+RECEIVERS = {"nccl": "NcclReceiver", "ipc": "IpcReceiver", "loopback": "LoopbackReceiver"}
+"""Transport from GPU to GPU → class in ``vllm_receivers``."""
 PARENT_POLL_S = 1.0
+
+
+def backend_of(transport: str) -> str:
+    """vLLM's name of the engine that receives a transport."""
+    return f"safeladder_{transport}" if transport in RECEIVERS else BACKEND
 
 
 def register() -> None:
     """Make the backend known in this process, and tie a child process to its parent's life."""
     with contextlib.suppress(ValueError):  # vLLM may load plug-ins twice; the name is then taken
         WeightTransferEngineFactory.register_engine(BACKEND, FileWeightTransferEngine)
+        for transport, class_name in RECEIVERS.items():
+            WeightTransferEngineFactory.register_engine(
+                backend_of(transport), "actors.vllm_receivers", class_name
+            )
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         threading.Thread(target=_die_with, args=(parent.pid,), daemon=True).start()
@@ -135,6 +146,10 @@ class FileWeightTransferEngine(WeightTransferEngine[NoInit, FileUpdate]):  # typ
         self.receipt = (manifest.version, manifest.digest)
         self.is_intact = True
 
+    def receipt_for(self, version: int) -> tuple[int, str, bool]:
+        """See ``WorkerExtension``."""
+        return (*self.receipt, self.is_intact)
+
     def shutdown(self) -> None:
         """Nothing to release."""
 
@@ -169,13 +184,14 @@ class FileWeightTransferEngine(WeightTransferEngine[NoInit, FileUpdate]):  # typ
 class WorkerExtension:
     """Mixed into vLLM's worker class; its methods can be called by ``collective_rpc``."""
 
-    weight_transfer_engine: FileWeightTransferEngine
+    weight_transfer_engine: Any
 
-    def weight_receipt(self) -> tuple[int, str, bool]:
-        """Version and digest (computed here, from the bytes read) of the last whole update, and
-        whether the weights are intact."""
-        engine = self.weight_transfer_engine
-        return (*engine.receipt, engine.is_intact)
+    def weight_receipt(self, version: int) -> tuple[int, str, bool]:
+        """Version and digest (computed here, from the bytes that came) of the last whole update,
+        and whether the weights are intact. ``version`` is the one that was sent, for transports
+        that carry bytes only."""
+        receipt: tuple[int, str, bool] = self.weight_transfer_engine.receipt_for(version)
+        return receipt
 
 
 def refuse_partial_fusions(names: Sequence[str], packed: dict[str, list[str]]) -> None:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class WeightIntake:
-    """Reads versions for one engine, one after another."""
+    """``ports.Intake`` on the object store, one version after another."""
 
     def __init__(self, store: PayloadStore, *, delta: bool = False) -> None:
         self._store = store

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.placement import placement_of, prepare_ray
+from cluster.placement import engine_placement, placement_of, prepare_ray
 from demo.convert_smollm2 import convert
 from safeladder.config import Config
 from safeladder.config_loading import load_config
@@ -106,9 +106,13 @@ def measure_serving(config: Config, owner: Any) -> Figures:
         raise TimeoutError("the learner gave no answer")
 
     learners = LearnerGroup(config, owner)
-    placement = placement_of("rollout", config)
+    (fleet,) = config.engine_fleets.values()
     rollout = spawn(
-        "rollout-0", build_rollout, {"name": "rollout-0", "config": config}, placement, owner=owner
+        "rollout-0",
+        build_rollout,
+        {"name": "rollout-0", "config": config, "fleet": fleet.name},
+        engine_placement(fleet, config),
+        owner=owner,
     )
     try:
         learners.start(config.model.path, None)

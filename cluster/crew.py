@@ -17,7 +17,7 @@ from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.panel import Panel
 from cluster.placement import Placement, engine_placement, placement_of
 from cluster.protocol import REFERENCE
-from cluster.remote import build_store_owner, spawn
+from cluster.remote import RayPeer, build_store_owner, spawn
 from cluster.roles import build_reference, build_rollout, build_verifier_role
 from cluster.rollout_fleets import RolloutFleets
 from cluster.weight_store import PublishedWeights, WeightStore
@@ -91,10 +91,13 @@ class Crew:
         self.await_learner("start")
 
     def _engines(self, fleet: EngineFleet) -> Fleet:
+        arguments: dict[str, Any] = {"config": self._config, "fleet": fleet.name}
+        if self._config.weights.transport != "object_store":
+            arguments["learner"] = RayPeer(self.learners.publisher)
         return self._fleet(
             fleet.name,
             build_rollout,
-            {"config": self._config, "fleet": fleet.name},
+            arguments,
             where=engine_placement(fleet, self._config),
             size=fleet.most_actors,
             num_needed=fleet.actors,

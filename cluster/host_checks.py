@@ -23,6 +23,7 @@ CPU_FLAGS = {"bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"})}
 def check_host(config: Config, model: ModelFolder) -> None:
     """Raise ``EnvironmentUnfitError`` or ``ConfigError`` if the run does not fit this machine."""
     check_dtype(config, processor_flags())
+    check_transport(config)
     check_gpus(config)
     check_cores(config, max(os.cpu_count() or 1, *(core + 1 for core in os.sched_getaffinity(0))))
     check_memory(config, model, host_memory_bytes())
@@ -58,6 +59,28 @@ def check_gpus(config: Config) -> None:
         raise EnvironmentUnfitError(
             f"model.dtype bfloat16: {torch.cuda.get_device_name()} has no bfloat16 units; set "
             "model.dtype to float32"
+        )
+
+
+def check_transport(config: Config) -> None:
+    """Refuse a transport from GPU to GPU where one end has none, or ``ipc`` between two GPUs."""
+    transport = config.weights.transport
+    if transport == "object_store":
+        return
+    otherwise = "or set weights.transport to object_store"
+    without = [name for name, gpus in _gpus(config).items() if name != "reference" and not gpus]
+    if without:
+        keys = " and ".join(f"{name}.num_gpus" for name in without)
+        raise ConfigError(f"weights.transport {transport} needs GPUs: set {keys}, {otherwise}")
+    engines = config.engine_fleets.values()
+    actors = config.learner.ranks + sum(
+        fleet.most_actors * fleet.rollout.vllm.tensor_parallel_size for fleet in engines
+    )
+    shares = config.learner.num_gpus + sum(fleet.rollout.num_gpus for fleet in engines)
+    if transport == "ipc" and (actors != 2 or shares > 1):
+        raise ConfigError(
+            "weights.transport ipc needs one learner rank and one engine that share a GPU: let "
+            f"learner.num_gpus and rollout.num_gpus sum to at most 1, {otherwise}"
         )
 
 

@@ -66,6 +66,11 @@ class LearnerGroup:
         self._operations: deque[_Operation] = deque()
 
     @property
+    def publisher(self) -> Any:
+        """The rank that publishes, as an actor."""
+        return self._ranks[0]
+
+    @property
     def is_idle(self) -> bool:
         """Whether every operation has been answered."""
         return not self._operations

@@ -33,6 +33,9 @@ from cluster.placement import (
 from cluster.reaper import reaper
 from safeladder.config import Config
 from safeladder.errors import EnvironmentUnfitError, PreemptedError, SafeladderError
+from safeladder.ports import PeerFailedError
+from safeladder.records import WeightManifest
+from safeladder.weight_payload import WeightPayload
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,28 @@ class RayStore:
             return await handle[0]
         except ray.exceptions.RayError as error:
             raise KeyError(f"payload is gone: {type(error).__name__}") from error
+
+
+class RayPeer:
+    """``ports.Peer``: another role's actor; travels inside arguments."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    @classmethod
+    def of_this_actor(cls) -> RayPeer:
+        """The role that asks."""
+        return cls(ray.get_runtime_context().current_actor)
+
+    async def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
+        """See ``ports.Peer.call``."""
+        try:
+            value = await self._handle.call.remote(method, dict(arguments))
+        except ray.exceptions.RayError as error:
+            raise PeerFailedError(f"{method}: {type(error).__name__}") from error
+        if isinstance(value, RoleFailure):
+            raise PeerFailedError(f"{method}: {value.kind}: {value.message}")
+        return value
 
 
 class StoreOwner:
@@ -317,3 +342,23 @@ def _init(address: str, options: Mapping[str, Any]) -> None:
         raise EnvironmentUnfitError(f"Ray at {where}: {error}") from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in, which just exits
+
+
+class RayLink:
+    """``ports.WeightLink``: asks the learner's first rank, and is called back as an actor."""
+
+    def __init__(self, learner: RayPeer) -> None:
+        self._learner = learner
+
+    async def request(
+        self, manifest: WeightManifest, payload: WeightPayload, engine: str, num_workers: int
+    ) -> None:
+        """See ``ports.WeightLink.request``."""
+        arguments = {
+            "manifest": manifest,
+            "payload": payload,
+            "engine": engine,
+            "num_workers": num_workers,
+            "control": RayPeer.of_this_actor(),
+        }
+        await self._learner.call("send_weights", arguments)

@@ -16,28 +16,45 @@ if TYPE_CHECKING:
     from actors.reference import ReferenceActor
     from actors.rollout import RolloutActor
     from actors.verifier import VerifierActor
+    from actors.vllm_direct import DirectTransfer
     from cluster.monitor import Monitor
+    from cluster.remote import RayPeer
     from learners.learner import Learner
 
 
-def build_rollout(*, store: PayloadStore, name: str, config: Config, fleet: str) -> RolloutActor:
-    """A rollout actor with the engine that its fleet asks for."""
+def build_rollout(
+    *, store: PayloadStore, name: str, config: Config, fleet: str, learner: RayPeer | None = None
+) -> RolloutActor:
+    """A rollout actor with the engine that its fleet asks for. ``learner`` is the rank that sends
+    versions, if they go from GPU to GPU."""
     from actors.rollout import RolloutActor
+    from actors.weight_intake import WeightIntake
 
     rollout = config.engine_fleets[fleet].rollout
     measures = rollout.profile and not config.run.deterministic
     tokens = rollout.max_new_tokens if measures else None
-    engine = _engine(name, config, rollout)
-    return RolloutActor(name, engine, store, profile_tokens=tokens, delta=config.weights.delta)
+    if learner is None:
+        engine = _engine(name, config, rollout)
+        intake = WeightIntake(store, delta=config.weights.delta)
+        return RolloutActor(name, engine, store, profile_tokens=tokens, intake=intake)
+    from actors.vllm_direct import DirectRolloutActor, DirectTransfer
+    from cluster.remote import RayLink
+
+    weights = config.weights
+    direct = DirectTransfer(RayLink(learner), name, weights.transport, weights.transfer_deadline_s)
+    engine = _engine(name, config, rollout, direct)
+    return DirectRolloutActor(name, engine, store, profile_tokens=tokens, intake=direct)
 
 
-def _engine(name: str, config: Config, rollout: RolloutConfig) -> RolloutEngine:
+def _engine(
+    name: str, config: Config, rollout: RolloutConfig, direct: DirectTransfer | None = None
+) -> RolloutEngine:
     if rollout.engine == "vllm":
         from actors.vllm_engine import VllmEngine
 
         # Of its own for every actor, replacements included: equal seeds draw equal samples.
         seed = crc32(f"{config.run.seed}/{name}".encode())
-        return VllmEngine(config.model, rollout, seed, config.weights.chunk_bytes)
+        return VllmEngine(config.model, rollout, seed, config.weights.chunk_bytes, direct)
     from actors.transformers_engine import TransformersEngine
 
     return TransformersEngine(config.model, rollout, config.run.seed)
@@ -97,7 +114,13 @@ def build_learner(*, store: PayloadStore, rank: int, config: Config) -> Learner:
     from cluster.remote import node_address
     from learners.learner import Learner
 
-    return Learner(rank, config.learner.ranks, config, store, node_address())
+    sender = None
+    if config.weights.transport != "object_store" and rank == 0:
+        from actors.vllm_sender import build_sender
+
+        weights = config.weights
+        sender = build_sender(store, weights.transport, node_address(), weights.transfer_deadline_s)
+    return Learner(rank, config.learner.ranks, config, store, node_address(), sender)
 
 
 def build_monitor(**arguments: Any) -> Monitor:

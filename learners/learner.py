@@ -41,7 +41,7 @@ from learners.supervised import SftRow, train_supervised
 from safeladder.commit_points import reached
 from safeladder.config import Config, SftConfig
 from safeladder.errors import FencedError
-from safeladder.ports import PayloadStore
+from safeladder.ports import PayloadStore, Peer, WeightSender
 from safeladder.records import (
     Floats,
     RolloutGroup,
@@ -78,10 +78,13 @@ class Learner:
         config: Config,
         store: PayloadStore,
         address: str = "127.0.0.1",
+        sender: WeightSender | None = None,
     ) -> None:
-        """``address``: of this machine, as the other ranks reach it."""
+        """``address``: of this machine, as the other ranks reach it; ``sender``: on the rank that
+        publishes, if versions go from GPU to GPU."""
         require_trainable(config)
         self._address = address
+        self._sender = sender
         self._rank, self._world_size = rank, world_size
         self._config, self._store = config, store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -157,6 +160,20 @@ class Learner:
         if published is not None:
             await asyncio.to_thread(self._step_log(fence).published, published[0])
         return published
+
+    async def send_weights(
+        self,
+        manifest: WeightManifest,
+        payload: WeightPayload,
+        engine: str,
+        num_workers: int,
+        control: Peer,
+    ) -> None:
+        """Send a published version to one engine, at its own request, while training goes on."""
+        self._admit_fence(manifest.fence)
+        if self._sender is None:
+            raise ValueError("this rank sends no weights; see weights.transport")
+        await self._sender.send(manifest, payload, engine, num_workers, control)
 
     async def save_checkpoint(
         self, parent: Path, step: int, fence: int, extra: Mapping[str, str] | None = None

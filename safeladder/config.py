@@ -319,6 +319,21 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _transport_fits_the_engines(self) -> Self:
+        transport = self.weights.transport
+        if transport == "object_store":
+            return self
+        if self.weights.delta:
+            raise ValueError(f"weights.delta has no use with weights.transport: {transport}")
+        for fleet in self.engine_fleets.values():
+            if fleet.rollout.engine != "vllm":
+                raise ValueError(
+                    f"weights.transport: {transport} needs {fleet.key}.engine: vllm, "
+                    "or set it to object_store"
+                )
+        return self
+
     @property
     def engine_fleets(self) -> dict[str, EngineFleet]:
         """Name → rollout fleet: those of ``fleets``, or the one that ``rollout`` describes."""

@@ -131,7 +131,7 @@ def _resolve(key: str, fleet: FleetConfig, rollout: RolloutConfig) -> EngineFlee
 
 def _sound(fleet: EngineFleet) -> EngineFleet:
     gpus, parts = fleet.rollout.num_gpus, fleet.rollout.vllm.tensor_parallel_size
-    if fleet.rollout.engine == "vllm" and gpus and parts > gpus:
+    if fleet.rollout.engine == "vllm" and gpus and parts > max(gpus, 1):
         raise ValueError(
             f"{fleet.key}: an engine with vllm.tensor_parallel_size: {parts} needs as many GPUs, "
             f"not num_gpus: {gpus:g}"

@@ -20,6 +20,7 @@ from safeladder.records import (
     Verdict,
     WeightManifest,
 )
+from safeladder.weight_payload import WeightPayload
 
 RawTensors = Mapping[str, npt.NDArray[np.uint8]]
 """Tensor name → its raw little-endian bytes, one-dimensional."""
@@ -27,6 +28,10 @@ RawTensors = Mapping[str, npt.NDArray[np.uint8]]
 
 class PromptTooLongError(ValueError):
     """The rendered prompt exceeds ``rollout.max_prompt_tokens``."""
+
+
+class PeerFailedError(RuntimeError):
+    """A role that was called by another one raised, or is gone."""
 
 
 class RolloutEngine(Protocol):
@@ -139,4 +144,47 @@ class PayloadStore(Protocol):
 
     async def get(self, handle: Any) -> Any:
         """The stored value. Raises ``KeyError`` if its owner is gone."""
+        ...
+
+
+class Peer(Protocol):
+    """Another role, as a role may call it."""
+
+    async def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
+        """What the method returned. Raises ``PeerFailedError`` if it raised or its role is gone."""
+        ...
+
+
+class Intake(Protocol):
+    """Reads published versions for one engine, while it still generates."""
+
+    async def take(self, manifest: WeightManifest, payload: WeightPayload) -> RawTensors:
+        """What ``RolloutEngine.load`` is then given. Raises ``ChecksumError``, and ``KeyError`` if
+        a part is lost."""
+        ...
+
+
+class WeightLink(Protocol):
+    """An engine's way to the learner, for versions that go from GPU to GPU."""
+
+    async def request(
+        self, manifest: WeightManifest, payload: WeightPayload, engine: str, num_workers: int
+    ) -> None:
+        """Let the learner send a version now, and return when it has been received. Meanwhile it
+        calls ``transfer_step`` of this engine's role. Raises ``PeerFailedError``."""
+        ...
+
+
+class WeightSender(Protocol):
+    """The learner's end of a transfer from GPU to GPU."""
+
+    async def send(
+        self,
+        manifest: WeightManifest,
+        payload: WeightPayload,
+        engine: str,
+        num_workers: int,
+        control: Peer,
+    ) -> None:
+        """Send a published version to the workers of one engine, whose role is ``control``."""
         ...

@@ -18,6 +18,7 @@ import torch
 from actors.rendering import PromptRenderer
 from actors.rollout import EngineFailedError, RolloutActor
 from actors.transformers_engine import TransformersEngine
+from actors.weight_intake import WeightIntake
 from learners.publication import Publisher
 from safeladder.ports import PromptTooLongError
 from safeladder.records import Completion, WeightManifest
@@ -222,7 +223,7 @@ def test_a_corrupted_tensor_is_refused_and_the_old_version_served_on(lab: Labora
 def test_a_chain_of_deltas_is_served_like_whole_versions(lab: Laboratory) -> None:
     store = DictStore()
     publisher = Publisher(store, 20_000, delta=True)
-    actor = RolloutActor("rollout-0", lab.engine, store, delta=True)
+    actor = RolloutActor("rollout-0", lab.engine, store, intake=WeightIntake(store, delta=True))
     with ThreadPoolExecutor(1) as thread:
         for is_delta in (False, True, True):
             lab.prepare(share=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from cluster.host_checks import (
     check_dtype,
     check_gpus,
     check_memory,
+    check_transport,
     required_disk_bytes,
 )
 from cluster.model_checks import check_chat_template
@@ -121,3 +123,48 @@ def test_the_plan_names_each_role_that_will_run_and_no_other(tmp_path: Path, mod
     ]  # fmt: skip
     with_kl = resource_plan(build(tmp_path, reference__kl_coefficient=0.1), folder)
     assert "reference" in [line.role for line in with_kl]
+
+
+def test_weights_from_gpu_to_gpu_need_a_gpu_at_both_ends(tmp_path: Path) -> None:
+    config = build(tmp_path, weights__transport="nccl", learner__num_gpus=1)
+    with pytest.raises(
+        ConfigError, match=r"^weights.transport nccl needs GPUs: set rollout\.num_gpus"
+    ):
+        check_transport(config)
+    check_transport(
+        build(tmp_path, weights__transport="nccl", learner__num_gpus=1, rollout__num_gpus=1)
+    )
+    check_transport(build(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"learner__num_gpus": 1, "rollout__num_gpus": 1},
+        {"learner__num_gpus": 0.5, "rollout__num_gpus": 0.5, "learner__ranks": 2},
+        {"learner__num_gpus": 0.5, "rollout__num_gpus": 0.2, "rollout__actors": 2},
+    ],
+)
+def test_ipc_needs_one_rank_and_one_engine_on_one_gpu(tmp_path: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"that share a GPU"):
+        check_transport(build(tmp_path, weights__transport="ipc", **more))
+
+
+def test_ipc_between_two_halves_of_a_gpu_is_accepted(tmp_path: Path) -> None:
+    halves = {"learner__num_gpus": 0.5, "rollout__num_gpus": 0.5}
+    check_transport(build(tmp_path, weights__transport="ipc", **halves))
+
+
+def test_a_machine_without_gpus_refuses_a_transport_between_gpus(tmp_path: Path) -> None:
+    gpus = {"learner__num_gpus": 1, "rollout__num_gpus": 1}
+    config = build(tmp_path, weights__transport="nccl", **gpus)
+    check_transport(config)
+    with pytest.raises(EnvironmentUnfitError, match="no GPU that PyTorch can use"):
+        check_gpus(config)
+
+
+def test_deltas_and_the_transformers_engine_stay_with_the_object_store(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"weights.delta has no use with weights.transport: nccl"):
+        build(tmp_path, weights__transport="nccl", weights__delta=True)
+    with pytest.raises(ValueError, match=r"nccl needs rollout.engine: vllm"):
+        build(tmp_path, weights__transport="nccl", rollout__engine="transformers")
