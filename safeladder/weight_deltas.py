@@ -79,12 +79,13 @@ def _elements(raw: RawBytes, width: int) -> Array:
 def _changed(old: RawBytes, new: RawBytes, width: int) -> Array:
     """Positions of the elements that differ, ascending. Eight bytes are compared at a time, which
     is what makes a tensor that hardly changed cheap."""
-    end = old.size // 8 * 8
+    per_lane, end = 8 // width, old.size // 8 * 8
     lanes = np.flatnonzero(_elements(old[:end], 8) != _elements(new[:end], 8))
-    before, after = (_elements(raw[:end], width).reshape(-1, 8 // width) for raw in (old, new))
-    lane, place = np.nonzero(before[lanes] != after[lanes])
+    before, after = (_elements(raw[:end], 8)[lanes].view(f"<u{width}") for raw in (old, new))
+    differing = np.flatnonzero(before != after)
+    head = lanes[differing // per_lane] * per_lane + differing % per_lane
     tail = np.flatnonzero(_elements(old[end:], width) != _elements(new[end:], width))
-    return np.concatenate([lanes[lane] * (8 // width) + place, tail + end // width])
+    return np.concatenate([head, tail + end // width])
 
 
 def _encode_positions(positions: Array, size: int) -> tuple[int, RawBytes]:

@@ -12,7 +12,18 @@ import pytest
 
 from benchmarks.weight_reader import Reading, build_reader, shared_file
 from cluster.placement import Placement, prepare_ray
-from cluster.remote import RayStore, RoleFailure, build_store_owner, outcome, session, spawn, submit
+from cluster.remote import (
+    RayLink,
+    RayPeer,
+    RayStore,
+    RoleFailure,
+    build_store_owner,
+    kill,
+    outcome,
+    session,
+    spawn,
+    submit,
+)
 from safeladder.records import TensorSpec, WeightManifest
 from safeladder.tensors import checksum
 from safeladder.weight_payload import WeightPayload, split
@@ -21,6 +32,43 @@ from tests.learners.ranks import make_config
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 MIB = 2**20
+
+
+class Engine:
+    """The engine's end of a transfer from GPU to GPU, as far as Ray is concerned."""
+
+    def __init__(self, learner: RayPeer) -> None:
+        self._link = RayLink(learner)
+        self._steps: list[str] = []
+
+    async def fetch(self, manifest: WeightManifest, payload: WeightPayload) -> list[str]:
+        await self._link.request(manifest, payload, "rollout-0", 1)
+        return self._steps
+
+    async def transfer_step(self, step: str, info: dict[str, Any]) -> None:
+        self._steps.append(step)
+        if step == info["refused"]:
+            raise ValueError("not now")
+
+
+class Sender:
+    """The learner's end."""
+
+    async def send_weights(
+        self, manifest: WeightManifest, payload: WeightPayload, engine: str, num_workers: int,
+        control: RayPeer,
+    ) -> None:  # fmt: skip
+        for step in ("init", "start"):
+            info = {"refused": "start" if manifest.version == 2 else None}
+            await control.call("transfer_step", {"step": step, "info": info})
+
+
+def build_sender() -> Sender:
+    return Sender()
+
+
+def build_engine(learner: RayPeer) -> Engine:
+    return Engine(learner)
 
 
 class Cluster:
@@ -100,3 +148,20 @@ def test_a_chunk_that_differs_from_its_manifest_is_refused_by_every_reader(
         assert isinstance(failure, RoleFailure)
         assert failure.kind == "ChecksumError"
         assert "t2" in failure.message
+
+
+def test_an_engine_asks_the_learner_and_is_called_back_while_it_waits(cluster: Cluster) -> None:
+    learner = spawn("learner-0", build_sender, {}, Placement())
+    engine = spawn("rollout-0", build_engine, {"learner": RayPeer(learner)}, Placement())
+    payload = WeightPayload(chunks=())
+    one, two = (WeightManifest(version=v, fence=1, tensors=()) for v in (1, 2))
+    arguments = {"manifest": one, "payload": payload}
+    assert outcome(submit(engine, "fetch", arguments), 60.0) == ["init", "start"]
+    failure = outcome(submit(engine, "fetch", {**arguments, "manifest": two}), 60.0)
+    assert isinstance(failure, RoleFailure)
+    assert failure.kind == "PeerFailedError"
+    assert "not now" in failure.message
+    kill(learner)
+    lost = outcome(submit(engine, "fetch", arguments), 60.0)
+    assert isinstance(lost, RoleFailure)
+    assert lost.kind == "PeerFailedError"
