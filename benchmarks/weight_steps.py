@@ -44,7 +44,7 @@ class RoundedPolicy:
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        return float(loss)
+        return loss.item()
 
     def weight_slots(self, *, only_trained: bool) -> dict[str, Slot]:
         """As of ``DeepspeedEngine``."""

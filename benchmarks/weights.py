@@ -22,6 +22,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -43,6 +44,11 @@ CONFIG = Path("configs/benchmarks/weights.yaml")
 MEMCPY_BAR = 0.4
 DELTA_BAR = 3.5
 ROUNDS = 7
+WARM_UP_ROUNDS = 3
+PAUSE_S = 1.5
+"""Between rounds, as a step would be: Ray frees objects once a second, and memory that it has handed
+out before is quicker than memory that the system has yet to find. ``first_transport_s`` says how
+much."""
 FIRST_DELTA_STEP = 10
 CALL_S = 300.0
 FENCE = 1
@@ -56,8 +62,9 @@ def measure_transport(store: Any, reader: Any, raw: dict[str, RawBytes], config:
     num_bytes = sum(sizes.values())
     target = {name: np.zeros_like(array) for name, array in raw.items()}
     runs = split(sizes, config.weights.chunk_bytes)
-    times: dict[str, list[float]] = {"memcpy": [], "transport": [], "checksums": [], "read": []}
-    for _ in range(ROUNDS + 1):  # the first one touches new memory
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(WARM_UP_ROUNDS + ROUNDS):
+        time.sleep(PAUSE_S)
         began = time.perf_counter()
         for name, array in raw.items():
             np.copyto(target[name], array)
@@ -74,7 +81,10 @@ def measure_transport(store: Any, reader: Any, raw: dict[str, RawBytes], config:
         times["read"].append(reading.seconds)
         if reading.is_writeable or len(reading.files) != 1:
             raise RuntimeError(f"the tensors were copied on their way: {reading}")
-    first, rounds = times["transport"][0], {name: taken[1:] for name, taken in times.items()}
+        times["put"].append(times["transport"][-1] - reading.seconds)
+        del chunks
+    first = times["transport"][0]
+    rounds = {name: taken[WARM_UP_ROUNDS:] for name, taken in times.items()}
     ratios = [m / t for m, t in zip(rounds["memcpy"], rounds["transport"], strict=True)]
     return {
         "megabytes": round(num_bytes / 1e6),
@@ -82,6 +92,7 @@ def measure_transport(store: Any, reader: Any, raw: dict[str, RawBytes], config:
         "rounds": [round(ratio, 3) for ratio in ratios],
         "memcpy_gb_per_s": _speed(num_bytes, rounds["memcpy"]),
         "transport_gb_per_s": _speed(num_bytes, rounds["transport"]),
+        "put_gb_per_s": _speed(num_bytes, rounds["put"]),
         "read_and_verify_gb_per_s": _speed(num_bytes, rounds["read"]),
         "publisher_checksums_gb_per_s": _speed(num_bytes, rounds["checksums"]),
         "first_transport_s": round(first, 3),
