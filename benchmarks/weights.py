@@ -1,8 +1,8 @@
 """How fast a version travels, and how small it can be: ``python -m benchmarks.weights``.
 
 1. *Transport alone*: the weights of SmolLM2-135M in float32 (538 MB) are put into Ray's object
-   store in chunks; an actor in another process maps and verifies them (xxh3-128 of every tensor).
-   Beside each round stands a ``memcpy`` of the same bytes into memory that is already there.
+   store in chunks; an actor in another process maps and verifies them (xxh3-128 of every tensor,
+   two threads). Beside each round stands a ``memcpy`` of the same bytes to memory already there.
    Figure: time of the copy / time from the first put to the last verified byte, median over the
    rounds. The checksums of the publishing side are made beside training and reported apart.
 2. *Until an engine serves it*: a DeepSpeed learner publishes, vLLM loads. Reported.
@@ -46,9 +46,8 @@ DELTA_BAR = 3.5
 ROUNDS = 7
 WARM_UP_ROUNDS = 3
 PAUSE_S = 1.5
-"""Between rounds, as a step would be: Ray frees objects once a second, and memory that it has handed
-out before is quicker than memory that the system has yet to find. ``first_transport_s`` says how
-much."""
+"""Between rounds, as a step would be: Ray frees objects once a second, and memory that it has had
+before is quicker than memory that the system has yet to find. ``first_transport_s`` says how much."""
 FIRST_DELTA_STEP = 10
 CALL_S = 300.0
 FENCE = 1
@@ -73,7 +72,7 @@ def measure_transport(store: Any, reader: Any, raw: dict[str, RawBytes], config:
         manifest = _manifest(raw)
         times["checksums"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        chunks = [asyncio.run(store.put({n: raw[n] for n in names})) for names in runs]
+        chunks = asyncio.run(_put_all(store, [{n: raw[n] for n in names} for names in runs]))
         reading = _ask(
             reader, "take", manifest=manifest, payload=WeightPayload(chunks=tuple(chunks))
         )
@@ -196,6 +195,10 @@ def measure_deltas(store: Any, reader: Any, config: Config, steps: int) -> Figur
         "lossless": True,
         "versions": versions,
     }
+
+
+async def _put_all(store: Any, chunks: Sequence[dict[str, RawBytes]]) -> list[Any]:
+    return [await store.put(chunk) for chunk in chunks]
 
 
 def _manifest(raw: dict[str, RawBytes]) -> WeightManifest:

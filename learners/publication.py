@@ -35,7 +35,7 @@ from learners.safetensors_stream import Slot
 from safeladder.commit_points import reached
 from safeladder.ports import PayloadStore, RawTensors
 from safeladder.records import TensorSpec, WeightManifest
-from safeladder.tensors import BYTES_PER_ELEMENT, checksum
+from safeladder.tensors import BYTES_PER_ELEMENT, checksums
 from safeladder.weight_payload import WeightDelta, WeightPayload, split
 
 
@@ -54,8 +54,9 @@ class _Chunk:
 
     def specs(self) -> list[TensorSpec]:
         """Their entries in the manifest."""
+        found = checksums(self.raw)
         return [
-            TensorSpec(name=n, dtype=s.dtype, shape=s.shape, checksum=checksum(self.raw[n]))
+            TensorSpec(name=n, dtype=s.dtype, shape=s.shape, checksum=found[n])
             for n, s in self.slots.items()
         ]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from benchmarks.weight_reader import Reading, build_reader, shared_file
-from cluster.placement import Placement, prepare_ray
+from cluster.placement import Placement
 from cluster.remote import (
     RayLink,
     RayPeer,
@@ -20,14 +21,12 @@ from cluster.remote import (
     build_store_owner,
     kill,
     outcome,
-    session,
     spawn,
     submit,
 )
 from safeladder.records import TensorSpec, WeightManifest
 from safeladder.tensors import checksum
 from safeladder.weight_payload import WeightPayload, split
-from tests.learners.ranks import make_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -101,11 +100,16 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    config = make_config(Path("none"), tmp_path_factory.mktemp("run"))
-    prepare_ray(config)
-    with session(config):
-        yield Cluster()
+def cluster() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="sl-", dir="/tmp") as temp:
+        ray.init(
+            address="local", num_cpus=4, include_dashboard=False, object_store_memory=200_000_000,
+            _temp_dir=temp, log_to_driver=False, configure_logging=False,
+        )  # fmt: skip
+        try:
+            yield Cluster()
+        finally:
+            ray.shutdown()
 
 
 def tensors() -> dict[str, Any]:
