@@ -47,7 +47,7 @@ ROUNDS = 7
 WARM_UP_ROUNDS = 3
 PAUSE_S = 1.5
 """Between rounds, as a step would be: Ray frees objects once a second, and memory that it has had
-before is quicker than memory that the system has yet to find. ``first_transport_s`` says how much."""
+before is quicker than memory that the system has yet to find (``first_transport_s``)."""
 FIRST_DELTA_STEP = 10
 CALL_S = 300.0
 FENCE = 1
