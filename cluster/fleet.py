@@ -267,7 +267,8 @@ class Fleet:
             member.heartbeat_open = False
             if getattr(value, "is_dead", False):
                 return self._lose(member.name, value.failure or "its engine is dead")
-            member.said = self._beats[member.name] = value
+            if not isinstance(value, RoleFailure):
+                member.said = self._beats[member.name] = value
             return []
         if context is _PLACED:
             self._start(member.name)
