@@ -148,8 +148,9 @@ def alerts(run: Path, kind: str) -> list[str]:
 
 
 def losses(row: dict[str, Any]) -> dict[str, Any]:
-    """What the learner measured; counts of dropped groups run ahead of a step that is repeated."""
-    return {name: value for name, value in row.items() if not name.startswith("dropped/")}
+    """What the learner measured and was given; counts of dropped or repeated groups run ahead of a
+    step that is repeated."""
+    return {name: value for name, value in row.items() if name.startswith(("train/", "reward/"))}
 
 
 def test_an_asynchronous_run_is_resumed_without_a_group_lost_or_trained_twice(

