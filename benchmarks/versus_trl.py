@@ -41,7 +41,7 @@ PEER_ENVIRONMENT = (
 
 
 def small_model(folder: Path, tokenizer: Path) -> Path:
-    """A random Llama of 18 million parameters with the tokenizer of the real one."""
+    """A random Llama of 17 million parameters with the tokenizer of the real one."""
     import torch
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 

@@ -22,7 +22,7 @@ pip_install() {
   }
 }
 : >"$log"
-echo "creating $venv (about 2 minutes)"
+echo "creating $venv (about a minute)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip_install "$(grep -E '^torch==' "$lock")"
 "$venv/bin/python" -c 'import torch, sys; sys.exit(torch.version.cuda is not None)' || {
