@@ -83,21 +83,22 @@ def combine_group(
 def _terms(
     weights: Mapping[str, float], verdicts: Mapping[str, Verdict], rule: RewardConfig
 ) -> _Terms:
-    gate, scores = 1.0, {}
+    gate, scores, gates = 1.0, {}, rule.gates
     for principle in weights:
         verdict = verdicts.get(principle)
         if verdict is None:
             raise ValueError(f"{principle}: no verdict, so the sample has no reward")
         if verdict.principle != principle:
             raise ValueError(f"{principle}: the verdict given is one of {verdict.principle!r}")
-        if verdict.status is VerdictStatus.NOT_APPLICABLE:
-            continue
-        if verdict.score is None:
+        score = verdict.score
+        if score is None:
+            if verdict.status is VerdictStatus.NOT_APPLICABLE:
+                continue
             raise ValueError(f"{principle}: INVALID({verdict.cause}), so the sample has no reward")
-        if principle in rule.gates:
-            gate *= verdict.score
+        if principle in gates:
+            gate *= score
         else:
-            scores[principle] = verdict.score
+            scores[principle] = score
     if not scores:
         raise ValueError(f"no principle of {sorted(weights)} applies, so there is no reward")
     return _Terms(gate, scores)

@@ -206,8 +206,9 @@ class InvalidCause(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What one verifier said about one sample under one principle.
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one verifier said about one sample under one principle. Strings and numbers only, so the
+    garbage collector need not look at the many thousands that a coordinator holds.
 
     Raises ``ValueError`` on construction if a failure carries a score, if an OK verdict lacks one,
     or if a score or a disagreement is not finite and in [0, 1].
