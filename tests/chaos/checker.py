@@ -146,7 +146,9 @@ def _check_fates(
             found.violations.append(f"step {step} has {len(batch.groups)} groups")
     states = ledger_states(run)
     dropped = {group for group, (state, reason) in states.items() if state == "dropped" and reason}
-    pending = {group for group, (state, _) in states.items() if state == "pending"}
+    frontier = _last_of_each_epoch({*times, *dropped})
+    waiting = {group for group, (state, _) in states.items() if state == "pending"}
+    pending = {group for group in waiting if _place(group)[1] > frontier.get(_place(group)[0], -1)}
     if not is_finished:  # what is beyond the last checkpoint is still to come
         beyond = states.keys() - times.keys() - dropped
         states = {g: ("pending", None) if g in beyond else s for g, s in states.items()}
@@ -201,13 +203,20 @@ def scores_said(witness: Path) -> dict[str, set[float | None]]:
 
 def issued(witness: Path) -> set[str]:
     """Groups that the verifiers saw, and all that must have been issued before the last of them."""
-    last: dict[int, int] = {}
-    for sample in scores_said(witness):
-        epoch, _, rest = sample.partition("/")
-        ordinal, _, index = rest.partition("/")
-        if epoch.isdecimal() and ordinal.isdecimal() and index.isdecimal():  # else held out
-            last[int(epoch)] = max(last.get(int(epoch), 0), int(ordinal))
+    parts = [sample.split("/") for sample in scores_said(witness)]
+    groups = {f"{p[0]}/{p[1]}" for p in parts if len(p) == 3 and "".join(p).isdecimal()}
+    last = _last_of_each_epoch(groups)  # without held-out answers, which have other names
     return {f"{epoch}/{n}" for epoch, ordinal in last.items() for n in range(ordinal + 1)}
+
+
+def _place(group: str) -> tuple[int, int]:
+    epoch, _, ordinal = group.partition("/")
+    return int(epoch), int(ordinal)
+
+
+def _last_of_each_epoch(groups: set[str]) -> dict[int, int]:
+    """Epoch → its last ordinal among ``groups``."""
+    return dict(sorted(map(_place, groups)))
 
 
 def read_batch(path: Path, step: int) -> Batch:

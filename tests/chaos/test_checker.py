@@ -124,6 +124,10 @@ def without_a_reason(ended: Ended) -> None:
     ended.connection.execute("UPDATE groups SET reason = NULL")
 
 
+def pending_below_the_frontier(ended: Ended) -> None:
+    ended.connection.execute("UPDATE groups SET state = 'pending' WHERE ordinal = 2")
+
+
 def a_row_of_the_old_driver(ended: Ended) -> None:
     for fence in (2, 1):
         ended.connection.execute("INSERT INTO history (fence) VALUES (?)", (fence,))
@@ -178,6 +182,7 @@ def a_step_taken_twice(ended: Ended) -> None:
         (never_issued, "0/5 was asked for, and has no end"),
         (in_two_batches, "0/1 is in 2 batches"),
         (without_a_reason, "0/2 was asked for, and has no end"),
+        (pending_below_the_frontier, "0/2 was asked for, and has no end"),
         (a_row_of_the_old_driver, "a replaced driver wrote: ledger row 7"),
         (a_commit_of_the_old_driver, "generated.committed of process 10"),
         (a_batch_of_the_old_driver, "a replaced driver wrote: batch 000003-step-2"),
