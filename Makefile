@@ -50,7 +50,7 @@ abuse: setup  ## every attack on services, judges and the sandbox; prints what c
 chaos: setup  ## kill, stop and starve real runs in every way that is known; prints what came of each
 	$(PYTHON) -m tests.chaos
 
-ci-faults: setup  ## the short form: 6 kills, 5 commit points, a driver thought dead, 300 simulated schedules
+ci-faults: setup  ## the short form: 6 kills, 5 commit points, 300 simulated schedules
 	$(PYTHON) -m tests.chaos --short
 	$(PYTHON) -m tests.simulate_faults --schedules 300
 

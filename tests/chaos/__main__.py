@@ -28,7 +28,7 @@ CLASSES: Mapping[str, Callable[[Report], Iterator[Case]]] = {
     "raylets": raylets.run,
     "vllm": vllm.run,
 }
-SHORT = ("kills", "deaths", "zombies")
+SHORT = ("kills", "deaths")
 
 
 def main(arguments: Sequence[str]) -> int:
