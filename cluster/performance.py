@@ -22,7 +22,7 @@ from typing import Protocol
 from cluster.ledger import Ledger
 from cluster.modelled_fleet import Arrives, Dies, Happening, Joins, ModelledFleet, Serves, Wakes
 from cluster.panel import verifier_fleet
-from cluster.performance_report import Counters, Meter, PerformanceReport
+from cluster.performance_report import CollectorClock, Counters, Meter, PerformanceReport
 from cluster.protocol import (
     REFERENCE,
     ActorJoined,
@@ -122,13 +122,15 @@ class _Shell:
         self._learner_free_s = 0.0
         self._meter = Meter()
         self._ticked_s = -math.inf
+        self._collector = CollectorClock()
 
     def run(self, warmup_steps: int, steps: int) -> PerformanceReport:
         started_s = time.thread_time()
-        self._start()
-        self._run_to(warmup_steps)
-        self._meter.start(self._counters())
-        self._run_to(warmup_steps + steps)
+        with self._collector:
+            self._start()
+            self._run_to(warmup_steps)
+            self._meter.start(self._counters())
+            self._run_to(warmup_steps + steps)
         last = self._counters()
         processor_s = time.thread_time() - started_s
         group_size = self._config.rollout.group_size
@@ -148,12 +150,14 @@ class _Shell:
         self._tell(Tick(self._ticked_s))
 
     def _tell(self, event: Event) -> None:
+        collected_s = self._collector.seconds
         started_s = time.thread_time()
         commands = self._policy.handle(event)
         transitions = self._policy.drain_transitions()
         if self._ledger is not None:
             self._ledger.apply(transitions, self._fence)
-        self._meter.policy_s += time.thread_time() - started_s
+        policy_s = time.thread_time() - started_s
+        self._meter.policy_s += policy_s - (self._collector.seconds - collected_s)
         self._meter.num_events += 1
         for transition in transitions:
             if transition.reason is not None:

@@ -6,6 +6,8 @@ coordinator nor the models.
 
 from __future__ import annotations
 
+import gc
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -46,7 +48,8 @@ class PerformanceReport:
     policy_s: float
     """Processor seconds that the policy took for them, with its ledger if it has one."""
     simulator_s: float
-    """Processor seconds of everything else."""
+    """Processor seconds of everything else; of garbage collection too, since most of what there is
+    to look through are the simulator's sequences."""
 
     @property
     def events_per_s(self) -> float:
@@ -57,6 +60,26 @@ class PerformanceReport:
     def tokens_per_s(self) -> float:
         """Sampled tokens trained in a virtual second."""
         return self.tokens_per_step / self.step_s
+
+
+class CollectorClock:
+    """Processor seconds of this thread's garbage collections, while it is entered."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started_s = 0.0
+
+    def __enter__(self) -> None:
+        gc.callbacks.append(self._note)
+
+    def __exit__(self, *exception: object) -> None:
+        gc.callbacks.remove(self._note)
+
+    def _note(self, phase: str, info: object) -> None:
+        if phase == "start":
+            self._started_s = time.thread_time()
+        else:
+            self.seconds += time.thread_time() - self._started_s
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """Simulated runs of the real coordinator, where the right answer can be worked out."""
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from cluster.ledger import Ledger
 from cluster.length_distribution import LogNormalLengths, MeasuredLengths
 from cluster.modelled_engine import DecodeCurve
 from cluster.performance import NumberedPrompts, simulate_performance
-from cluster.performance_report import PerformanceReport
+from cluster.performance_report import CollectorClock, PerformanceReport
 from cluster.run_model import EngineModel, FaultModel, LatencyModel, LearnerModel, RunModel
 from safeladder.config import Config
 from safeladder.errors import SafeladderError
@@ -173,3 +174,14 @@ def test_stragglers_move_and_their_groups_are_trained_as_long_as_they_were_drawn
     assert status.continued > 0
     assert (status.begun_anew, status.failed_attempts, report.dropped) == (0, 0, {})
     assert report.trained_length_mean == pytest.approx(report.generated_length_mean)
+
+
+def test_garbage_collection_counts_only_while_it_is_timed() -> None:
+    clock = CollectorClock()
+    before = list(gc.callbacks)
+    with clock:
+        gc.collect()
+    timed = clock.seconds
+    gc.collect()
+    assert clock.seconds == timed > 0
+    assert gc.callbacks == before
