@@ -218,7 +218,8 @@ def _raw_weights(folder: Path, limit: int | None) -> dict[str, RawBytes]:
 
 
 def _ask(actor: Any, method: str, **arguments: Any) -> Any:
-    from cluster.remote import PENDING, RoleFailure, outcome, submit
+    from cluster.remote import PENDING, outcome, submit
+    from cluster.role_host import RoleFailure
 
     value = outcome(submit(actor, method, arguments), CALL_S)
     if value is PENDING or isinstance(value, RoleFailure):
@@ -234,7 +235,8 @@ def run(config: Config, *, short: bool) -> Figures:
     """All parts on one local Ray."""
     prepare_ray(config)
     from benchmarks.weight_reader import build_reader
-    from cluster.remote import RayStore, build_store_owner, session, spawn
+    from cluster.remote import session, spawn
+    from cluster.role_host import RayStore, build_store_owner
 
     raw = _raw_weights(config.model.path, limit=40 if short else None)
     with session(config):

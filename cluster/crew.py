@@ -17,8 +17,9 @@ from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.panel import Panel
 from cluster.placement import Placement, engine_placement, placement_of
 from cluster.protocol import REFERENCE
-from cluster.remote import RayPeer, build_store_owner, spawn
-from cluster.roles import build_reference, build_rollout, build_verifier_role
+from cluster.remote import spawn
+from cluster.role_host import RayPeer, build_store_owner
+from cluster.roles import Builders, build_verifier_role
 from cluster.rollout_fleets import RolloutFleets
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config, EngineFleet, PrincipleConfig
@@ -38,13 +39,14 @@ WAIT_S = 0.05
 class Crew:
     """The actors of one run, as a context: leaving it ends them all."""
 
-    def __init__(self, config: Config, fence: int) -> None:
+    def __init__(self, config: Config, fence: int, builders: Builders | None = None) -> None:
+        self._builders = builders or Builders()
         self._config = config
         self._fence = fence
         self._stack = ExitStack()
         self.weights = WeightStore(fence)
         self.owner = spawn("store", build_store_owner, {}, placement_of("store", config))
-        self.learners = LearnerGroup(config, self.owner)
+        self.learners = LearnerGroup(config, self.owner, self._builders.learner)
         self._stack.callback(self.learners.close)
         self.rollout = RolloutFleets(
             {name: self._engines(fleet) for name, fleet in config.engine_fleets.items()}
@@ -96,7 +98,7 @@ class Crew:
             arguments["learner"] = RayPeer(self.learners.publisher)
         return self._fleet(
             fleet.name,
-            build_rollout,
+            self._builders.rollout,
             arguments,
             where=engine_placement(fleet, self._config),
             size=fleet.most_actors,
@@ -124,7 +126,7 @@ class Crew:
         if self._config.reference.enabled:
             self.reference = self._fleet(
                 REFERENCE,
-                build_reference,
+                self._builders.reference,
                 {"config": self._config, "model_path": model_path},
                 where=placement_of(REFERENCE, self._config),
                 size=self._config.reference.actors,

@@ -1,8 +1,10 @@
-"""A fleet of equal actors behind RLlib's ``FaultTolerantActorManager``, as a typed wrapper.
+"""A fleet of equal actors: which are alive, which calls are open, who replaces the dead.
 
-Owns: which actors of a role are alive, which calls are open, their deadlines, and replacement of
-the dead within a budget. Does not know what the calls mean: a reply carries back the caller's own
-context. The coordinator's lease table, not this class, decides what was in flight.
+Owns the deadlines of calls, and replacement within a budget. RLlib's ``FaultTolerantActorManager``
+carries ``start`` and the heartbeats; work goes past it in exchanges (see ``remote``), at most one
+with letters and one that waits for an actor at a time. Does not know what the calls mean: a reply
+carries back the caller's own context. The coordinator's lease table, not this class, decides what
+was in flight.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ import itertools
 import logging
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from cluster.remote import RoleFailure, kill
+from cluster.remote import Exchange, answers, exchange, first_line, kill
+from cluster.role_host import Letter, RoleFailure
 from safeladder.commit_points import reached_for
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,6 @@ FleetEvent = Joined | Lost | Reply | Exhausted
 
 @dataclass(slots=True)
 class _Call:
-    actor: str
     context: Any
     deadline: float
 
@@ -79,13 +81,19 @@ class _Member:
     name: str
     manager_id: int
     handle: Any
-    last_beat: float
+    asked: str
+    """What the manager has asked it: ``placed``, ``start``, ``heartbeat``, or nothing."""
+    asked_at: float
     is_patient: bool = False
     """Whether it may wait for room in the cluster as long as that takes."""
     is_ready: bool = False
-    heartbeat_open: bool = False
     said: Any = None
     """Its newest answer to ``start`` or a heartbeat."""
+    calls: dict[int, _Call] = field(default_factory=dict)
+    """Tag → open call."""
+    outbox: list[Letter] = field(default_factory=list)
+    exchanges: int = 0
+    """On their way."""
 
 
 class Fleet:
@@ -107,15 +115,18 @@ class Fleet:
     ) -> None:
         self.name = name
         self._spawn = spawn
-        self._start_deadline_s = start_deadline_s
+        self._deadlines_s = {
+            _PLACED: math.inf,
+            _START: start_deadline_s,
+            _HEARTBEAT: HEARTBEAT_DEADLINE_S,
+        }
         self._clock = clock
         self._manager = FaultTolerantActorManager(max_remote_requests_in_flight_per_actor=1_000_000)
         self._members: dict[str, _Member] = {}
-        self._calls: dict[str, _Call] = {}
-        self._expired: dict[str, str] = {}
-        """Tag of a call that overran its deadline → actor. Its answer is dropped, but an error
-        still means that the process is gone, and Ray's manager tells that only once."""
-        self._tags = (str(i) for i in itertools.count())
+        self._exchanges: dict[Exchange, _Member] = {}
+        self.num_exchanges = 0
+        """Since the start, heartbeats left out."""
+        self._tags = itertools.count()
         self._numbers = itertools.count()
         self._restarts: deque[float] = deque()
         self._pending: list[FleetEvent] = []
@@ -152,14 +163,20 @@ class Fleet:
 
     def num_open(self, actor: str) -> int:
         """Calls to an actor that are not answered."""
-        return sum(call.actor == actor for call in self._calls.values())
+        return len(self._members[actor].calls)
+
+    @property
+    def waiting(self) -> list[Any]:
+        """References of which one is there as soon as an actor has something to say."""
+        return [exchange.answers for exchange in self._exchanges]
 
     def least_busy(self, among: Collection[str] | None = None) -> str | None:
         """The ready actor, one of ``among`` if that is given, with the fewest open calls, or
         None."""
-        open_calls = Counter(call.actor for call in self._calls.values())
-        ready = [name for name in self.ready if among is None or name in among]
-        return min(ready, key=lambda name: open_calls[name], default=None)
+        ready = [m for m in self._members.values() if m.is_ready]
+        chosen = [m for m in ready if among is None or m.name in among]
+        best = min(chosen, key=lambda member: len(member.calls), default=None)
+        return None if best is None else best.name
 
     def call(
         self,
@@ -170,43 +187,56 @@ class Fleet:
         context: Any,
         deadline_s: float,
     ) -> bool:
-        """Send one call. False if the actor is gone: then no reply will come. If the actor was
-        alive until now, ``Lost`` follows."""
+        """Queue one call, which goes out with the next ``send`` or ``poll``. False if the actor is
+        gone: then no reply will come."""
         member = self._members.get(actor)
         if member is None:
             return False
         tag = next(self._tags)
-        reached_for([method], "asked", actor)
-        sent: int = self._manager.foreach_actor_async(
-            "call",
-            tag=tag,
-            kwargs={"method": method, "arguments": dict(arguments)},
-            remote_actor_ids=[member.manager_id],
-        )
-        reached_for([method], "sent", actor)
-        if sent == 1:
-            self._calls[tag] = _Call(actor, context, self._clock() + deadline_s)
-        else:  # the manager knows it to be dead
-            self.retire(actor, "it takes no more calls")
-        return sent == 1
+        member.calls[tag] = _Call(context, self._clock() + deadline_s)
+        member.outbox.append(Letter(tag, method, dict(arguments)))
+        return True
+
+    def send(self) -> None:
+        """Let the queued calls go, all of an actor's in one exchange."""
+        for member in self._members.values():
+            if member.outbox or (member.calls and not member.exchanges):
+                letters, member.outbox = member.outbox, []
+                methods = [letter.method for letter in letters]
+                reached_for(methods, "asked", member.name)
+                self._exchanges[exchange(member.handle, letters)] = member
+                reached_for(methods, "sent", member.name)
+                member.exchanges += 1
+                self.num_exchanges += 1
 
     def poll(self) -> list[FleetEvent]:
         """Everything that happened since the last poll; never waits."""
         events, self._pending = self._pending, []
         now = self._clock()
         for result in self._manager.fetch_ready_async_reqs(timeout_seconds=0.0):
-            call = self._calls.pop(result.tag, None)
-            actor = self._expired.pop(result.tag, "") if call is None else call.actor
-            member = self._members.get(actor)
+            member = self._members.get(result.tag)
             if member is None:
                 continue
-            if not result.ok:
-                events += self._lose(actor, _first_line(result.get()))
+            if result.ok:
+                events += self._on_health(member, result.get())
+            else:
+                events += self._lose(member, first_line(result.get()))
+        for done, found in answers(list(self._exchanges)):
+            member = self._exchanges.pop(done, None)
+            if member is None:
+                continue  # lost a moment ago
+            member.exchanges -= 1
+            if isinstance(found, str):
+                events += self._lose(member, found)
                 continue
-            if call is not None:
-                events += self._answer(member, call.context, result.get())
-        events += self._expire(now)
-        self._heartbeat(now)
+            for answer in found:
+                call = member.calls.pop(answer.tag, None)
+                if call is not None:  # else too late
+                    reply = Reply(actor=member.name, context=call.context, value=answer.value)
+                    events.append(reply)
+        for member in list(self._members.values()):
+            events += self._watch(member, now)
+        self.send()
         return events
 
     def resize(self, size: int) -> list[str]:
@@ -216,7 +246,7 @@ class Fleet:
         self._size = size
         for member in [m for m in reversed(self._members.values()) if not m.is_ready]:
             if self._num_staying > size:
-                self._lose(member.name, "the fleet is smaller now")
+                self._lose(member, "the fleet is smaller now")
         staying = [m.name for m in self._members.values() if m.name not in self._leaving]
         leaving = staying[size:][::-1]
         self._leaving.update(leaving)
@@ -226,9 +256,12 @@ class Fleet:
 
     def dismiss(self, actor: str) -> tuple[Any, ...]:
         """End an actor that leaves. Returns the contexts of the calls that end with it."""
+        member = self._members.get(actor)
+        if member is None:
+            return ()
         self._leaving.add(actor)
-        lost = [e for e in self._lose(actor, "it leaves") if isinstance(e, Lost)]
-        return lost[0].contexts if lost else ()
+        lost = [e for e in self._lose(member, "it leaves") if isinstance(e, Lost)]
+        return lost[0].contexts
 
     @property
     def _num_staying(self) -> int:
@@ -236,14 +269,15 @@ class Fleet:
 
     def retire(self, actor: str, reason: str) -> None:
         """End an actor that is alive but of no use (hung, poisoned); a replacement starts."""
-        self._pending += self._lose(actor, reason)
+        if (member := self._members.get(actor)) is not None:
+            self._pending += self._lose(member, reason)
 
     def close(self) -> None:
         """End all actors at once. Roles that must say goodbye are called before."""
         for member in self._members.values():
             kill(member.handle)
         self._members.clear()
-        self._calls.clear()
+        self._exchanges.clear()
         self._manager.clear()
 
     def _add(self) -> None:
@@ -253,48 +287,47 @@ class Fleet:
         before = set(self._manager.actor_ids())
         self._manager.add_actors([handle])
         (manager_id,) = set(self._manager.actor_ids()) - before
-        self._members[name] = _Member(name, manager_id, handle, self._clock(), is_patient)
-        if is_patient:  # it answers once its process is there
-            self.call(name, "status", {}, context=_PLACED, deadline_s=math.inf)
-        else:
-            self._start(name)
+        asked = _PLACED if is_patient else _START
+        member = _Member(name, manager_id, handle, asked, self._clock(), is_patient)
+        self._members[name] = member
+        self._ask(member, asked)
 
-    def _start(self, name: str) -> None:
-        self.call(name, "start", {}, context=_START, deadline_s=self._start_deadline_s)
+    def _ask(self, member: _Member, asked: str) -> None:
+        """One call through the manager, whose tag is the actor's name."""
+        member.asked, member.asked_at = asked, self._clock()
+        self._manager.foreach_actor_async(
+            "call",
+            tag=member.name,
+            kwargs={"method": "start" if asked == _START else "status", "arguments": {}},
+            remote_actor_ids=[member.manager_id],
+        )
 
-    def _answer(self, member: _Member, context: Any, value: Any) -> list[FleetEvent]:
-        if context is _HEARTBEAT:
-            member.heartbeat_open = False
+    def _on_health(self, member: _Member, value: Any) -> list[FleetEvent]:
+        asked, member.asked = member.asked, ""
+        if asked == _PLACED:  # it answers once its process is there
+            self._ask(member, _START)
+            return []
+        if asked == _HEARTBEAT:
             if getattr(value, "is_dead", False):
-                return self._lose(member.name, value.failure or "its engine is dead")
+                return self._lose(member, value.failure or "its engine is dead")
             if not isinstance(value, RoleFailure):
                 member.said = self._beats[member.name] = value
             return []
-        if context is _PLACED:
-            self._start(member.name)
-            return []
-        if context is _START:
-            if isinstance(value, RoleFailure):
-                log.error("%s did not start: %s", member.name, value.detail)
-                return self._lose(member.name, f"start failed: {value.kind}: {value.message}")
-            member.is_ready, member.said = True, value
-            return [Joined(actor=member.name, value=value)]
-        return [Reply(actor=member.name, context=context, value=value)]
+        if isinstance(value, RoleFailure):
+            log.error("%s did not start: %s", member.name, value.detail)
+            return self._lose(member, f"start failed: {value.kind}: {value.message}")
+        member.is_ready, member.said = True, value
+        return [Joined(actor=member.name, value=value)]
 
-    def _lose(self, actor: str, reason: str) -> list[FleetEvent]:
-        member = self._members.pop(actor, None)
-        if member is None:
-            return []
-        dead = [tag for tag, call in self._calls.items() if call.actor == actor]
-        contexts = tuple(
-            call.context for call in map(self._calls.pop, dead) if call.context not in _OURS
-        )
-        self._expired = {tag: name for tag, name in self._expired.items() if name != actor}
+    def _lose(self, member: _Member, reason: str) -> list[FleetEvent]:
+        del self._members[member.name]
+        self._exchanges = {e: m for e, m in self._exchanges.items() if m is not member}
         self._manager.remove_actor(member.manager_id)
         kill(member.handle)
-        events: list[FleetEvent] = [Lost(actor=actor, reason=reason, contexts=contexts)]
-        self._beats.pop(actor, None)
-        self._leaving.discard(actor)
+        contexts = tuple(call.context for call in member.calls.values())
+        events: list[FleetEvent] = [Lost(actor=member.name, reason=reason, contexts=contexts)]
+        self._beats.pop(member.name, None)
+        self._leaving.discard(member.name)
         if self._num_staying >= self._size:
             return events
         now = self._clock()
@@ -307,36 +340,21 @@ class Fleet:
             events.append(Exhausted(reason=f"{self.name}: {reason}"))
         return events
 
-    def _expire(self, now: float) -> list[FleetEvent]:
-        events: list[FleetEvent] = []
-        for tag, call in [(t, c) for t, c in self._calls.items() if c.deadline < now]:
-            if self._calls.pop(tag, None) is None:
-                continue  # it died with its actor a moment ago
-            if call.context in _OURS:
-                events += self._lose(call.actor, f"no answer to {call.context} in time")
-            else:
-                self._expired[tag] = call.actor
-                events.append(Reply(actor=call.actor, context=call.context, value=_TOO_LATE))
-        return events
-
-    def _heartbeat(self, now: float) -> None:
-        for member in list(self._members.values()):
-            due = now - member.last_beat > HEARTBEAT_EVERY_S
-            if member.is_ready and due and not member.heartbeat_open:
-                member.last_beat = now
-                member.heartbeat_open = self.call(
-                    member.name, "status", {}, context=_HEARTBEAT, deadline_s=HEARTBEAT_DEADLINE_S
-                )
+    def _watch(self, member: _Member, now: float) -> list[FleetEvent]:
+        """Deadlines of its calls, and of what says whether it lives."""
+        passed = now - member.asked_at
+        if member.asked and passed > self._deadlines_s[member.asked]:
+            return self._lose(member, f"no answer to {member.asked} in time")
+        if member.is_ready and not member.asked and passed > HEARTBEAT_EVERY_S:
+            self._ask(member, _HEARTBEAT)
+        overdue = [tag for tag, call in member.calls.items() if call.deadline < now]
+        contexts = [member.calls.pop(tag).context for tag in overdue]
+        return [Reply(actor=member.name, context=c, value=_TOO_LATE) for c in contexts]
 
 
 _START = "start"
 _HEARTBEAT = "heartbeat"
 _PLACED = "placed"
-_OURS = (_START, _HEARTBEAT, _PLACED)
 _TOO_LATE = RoleFailure(
     kind="TimeoutError", message="no answer before the call's deadline", exit_code=1, detail=""
 )
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.placement import placement_of
-from cluster.remote import PENDING, RoleFailure, kill, outcome, spawn, submit
+from cluster.remote import PENDING, kill, outcome, spawn, submit
+from cluster.role_host import BuildRole, RoleFailure
 from cluster.roles import build_learner
 from safeladder.commit_points import reached_for
 from safeladder.config import Config
@@ -43,6 +44,9 @@ class LearnerLost:
 class _Operation:
     context: Any
     results: list[Any]
+    """Reference to each rank's."""
+    values: dict[int, Any]
+    """Rank → what it answered."""
     deadline_s: float
     started: float | None = None
 
@@ -50,13 +54,13 @@ class _Operation:
 class LearnerGroup:
     """``config.learner.ranks`` DeepSpeed processes."""
 
-    def __init__(self, config: Config, owner: Any) -> None:
+    def __init__(self, config: Config, owner: Any, build: BuildRole = build_learner) -> None:
         self._config = config
         placement = placement_of("learner", config)
         self._ranks = [
             spawn(
                 f"learner-{rank}",
-                build_learner,
+                build,
                 {"rank": rank, "config": config},
                 placement,
                 owner=owner,
@@ -74,6 +78,14 @@ class LearnerGroup:
     def is_idle(self) -> bool:
         """Whether every operation has been answered."""
         return not self._operations
+
+    @property
+    def waiting(self) -> list[Any]:
+        """References of which one is there as soon as a rank has done something."""
+        if not self._operations:
+            return []
+        first = self._operations[0]
+        return [r for rank, r in enumerate(first.results) if rank not in first.values]
 
     def start(self, model_path: Path, resume_from: Path | None) -> None:
         """Load the model on every rank and join the process group. The reply's context is
@@ -105,7 +117,7 @@ class LearnerGroup:
         reached_for([method], "asked")
         results = [submit(rank, method, arguments) for rank in self._ranks]
         reached_for([method], "sent")
-        self._operations.append(_Operation(context, results, deadline_s))
+        self._operations.append(_Operation(context, results, {}, deadline_s))
 
     def poll(self) -> list[LearnerReply | LearnerLost]:
         """Operations finished since the last poll, in order; never waits."""
@@ -131,15 +143,19 @@ class LearnerGroup:
 
     def _finished(self, operation: _Operation) -> LearnerReply | LearnerLost | None:
         operation.started = operation.started or time.monotonic()
-        values = [outcome(result, 0.0) for result in operation.results]
-        for rank, value in enumerate(values):
+        for rank, result in enumerate(operation.results):
+            if rank in operation.values:
+                continue
+            value = outcome(result, 0.0)
+            if value is not PENDING:
+                operation.values[rank] = value
             if isinstance(value, RoleFailure):
                 return LearnerLost(
                     context=operation.context,
                     reason=f"learner rank {rank}: {value.kind}: {value.message}",
                     exit_code=value.exit_code,
                 )
-        if any(value is PENDING for value in values):
+        if len(operation.values) < len(operation.results):
             if time.monotonic() - operation.started > operation.deadline_s:
                 return LearnerLost(
                     context=operation.context,
@@ -147,4 +163,4 @@ class LearnerGroup:
                     exit_code=1,
                 )
             return None
-        return LearnerReply(context=operation.context, value=values[0])
+        return LearnerReply(context=operation.context, value=operation.values[0])

@@ -19,9 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from actors.reference import ReferenceFailure, ReferenceScored
 from actors.rollout import EngineStatus
-from actors.verifier import ScoredGroup, ScorePayloadLost
 from cluster import lease_calls
 from cluster.coordinator import Coordinator
 from cluster.engines import LOAD_CALL_S
@@ -29,11 +27,9 @@ from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined, Lost, Reply
 from cluster.fleet_keeper import FleetKeeper
 from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.ledger import Ledger
-from cluster.panel_keeper import CALLS_PER_VERIFIER, CanaryCall, PanelKeeper
+from cluster.panel_keeper import PanelKeeper
 from cluster.protocol import (
-    REFERENCE,
     ROLLOUT,
-    ActorJoined,
     ActorLost,
     Alert,
     Command,
@@ -49,36 +45,39 @@ from cluster.protocol import (
     PauseTraining,
     PayloadLost,
     Publish,
-    ReferenceLost,
-    ReferenceReady,
     ResumeTraining,
     RetireFleet,
     Score,
     ScoreReference,
-    ScoringLost,
     StepCommitted,
     StepLost,
     Tick,
     Train,
-    VerdictsReady,
     VerdictsTaken,
     WeightsPublished,
 )
+from cluster.remote import wait_for_any
 from cluster.rollout_fleets import RolloutFleets, announced
+from cluster.scorers import CALL_GRACE_S, Scorers, spent
 from cluster.services import VerifierServices
 from cluster.telemetry import Telemetry
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config
-from safeladder.errors import RunFailedError, SafeladderError, VerifierUnavailableError
-from safeladder.records import GenerationFailure, StepPayloadsLost, StepReport, WeightManifest
+from safeladder.errors import RunFailedError, SafeladderError
+from safeladder.records import (
+    GenerationFailure,
+    StepPayloadsLost,
+    StepReport,
+    TrainOrder,
+    WeightManifest,
+)
 
 log = logging.getLogger(__name__)
 
 TURN_S = 0.02
-"""Pause between two turns that found nothing to do."""
-GRACE_S = 30.0
-"""A call may answer this much later than the role's own deadline."""
-CALLS_PER_REFERENCE = 2
+"""A turn begins no sooner than this after the one before, unless the learner has answered."""
+TICK_S = 0.1
+"""Nor later than this, whether something has happened or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +120,7 @@ class Loop:
         self._coordinator = coordinator
         self._ledger = ledger
         self._rollout = rollout
-        self._verifiers = verifiers
-        self._reference = reference
+        self._scorers = Scorers(verifiers, reference, keeper, telemetry)
         self._learners = learners
         self._weights = weights
         self._keeper = keeper
@@ -131,12 +129,15 @@ class Loop:
         self._telemetry = telemetry
         self._save = save
         self._events: list[Event] = []
+        self._steps: list[tuple[TrainOrder, StepReport]] = []
+        """Committed in this turn."""
 
     def run(self) -> None:
         """Train until the coordinator says ``Finish``. Raises ``RunFailedError`` on ``Fail`` and
         ``FencedError`` when a newer driver owns the run."""
         self._announce_living_actors()
         while True:
+            began = time.monotonic()
             self._poll()
             events, self._events = self._events, []
             commands: list[Command] = []
@@ -144,42 +145,55 @@ class Loop:
                 commands += self._coordinator.handle(event)
             self._ledger.apply(self._coordinator.drain_transitions(), self._fence)
             for command in commands:
+                if isinstance(command, Finish | Fail):
+                    self._tell_steps()
                 if isinstance(command, Finish):
                     return
                 self._execute(command)
+            self._rollout.send()
+            self._scorers.send()
+            self._tell_steps()
             self._events += self._keeper.step()
             self._events += self._fleets.step(self._coordinator)
             self._services.supervise()
             self._telemetry.turn(self._coordinator)
-            if not events and not commands:
-                time.sleep(TURN_S)
+            self._rest(began)
+
+    def _rest(self, began: float) -> None:
+        """Until the learner answers, whose idle time is what costs; what the others answer is
+        collected for ``TURN_S``, since a turn costs much and one more event in it little."""
+        wait_for_any(self._learners.waiting, max(0.0, began + TURN_S - time.monotonic()))
+        if not self._events:
+            waiting = [self._learners.waiting, self._rollout.waiting, self._scorers.waiting]
+            wait_for_any([one for many in waiting for one in many], TICK_S)
+
+    def _tell_steps(self) -> None:
+        """After the commands: the learner goes on meanwhile."""
+        steps, self._steps = self._steps, []
+        for order, report in steps:
+            self._telemetry.trained(order, report, self._coordinator)
 
     # ---- events -------------------------------------------------------------------------------
 
     def _announce_living_actors(self) -> None:
         for engine in self._rollout.ready:
             self._on_rollout(Joined(actor=engine, value=self._rollout.said(engine)))
-        for fleet in self._verifiers.values():
-            for actor in fleet.ready:
-                self._on_verifier(fleet.name, Joined(actor=actor, value=None))
-        if self._reference is not None:
-            for actor in self._reference.ready:
-                self._on_reference(Joined(actor=actor, value=None))
+        self._events += self._scorers.announce()
 
     def _poll(self) -> None:
-        for event in self._rollout.poll():
-            self._on_rollout(event)
-        for fleet in self._verifiers.values():
-            for event in fleet.poll():
-                self._on_verifier(fleet.name, event)
-        if self._reference is not None:
-            for event in self._reference.poll():
-                self._on_reference(event)
-        for reply in self._learners.poll():
+        """What has come. If the learner has answered, nothing else: it idles until its next order,
+        and all others are asked for in the next turn."""
+        learned = self._learners.poll()
+        for reply in learned:
             if isinstance(reply, LearnerLost):
                 self._on_learner_lost(reply)
             else:
                 self._on_learner(reply.context, reply.value)
+        if learned:
+            return
+        for event in self._rollout.poll():
+            self._on_rollout(event)
+        self._events += self._scorers.poll()
 
     def _on_rollout(self, event: FleetEvent) -> None:
         if isinstance(event, Joined):
@@ -192,7 +206,7 @@ class Loop:
                 if isinstance(context, _Load):
                     self._weights.release(context.manifest.version)
         elif isinstance(event, Exhausted):
-            self._give_up("rollout", event.reason)
+            raise SafeladderError(spent(ROLLOUT, event.reason))
         else:
             self._on_rollout_reply(event)
 
@@ -230,55 +244,13 @@ class Loop:
             # Ask before telling: a dead engine fails each new lease at once and would spend the
             # attempts of many groups before its heartbeat tells.
             probe = _Probe(failure=event.failure)
-            self._rollout.call(reply.actor, "status", {}, context=probe, deadline_s=GRACE_S)
+            self._rollout.call(reply.actor, "status", {}, context=probe, deadline_s=CALL_GRACE_S)
         else:
             self._events.append(event)
 
-    def _on_verifier(self, fleet: str, event: FleetEvent) -> None:
-        if isinstance(event, Joined):
-            self._events.append(ActorJoined(fleet, event.actor, CALLS_PER_VERIFIER))
-        elif isinstance(event, Lost):
-            self._telemetry.actor_lost(fleet, event)
-            self._events += [_scoring_lost(c) for c in event.contexts if isinstance(c, Score)]
-            self._events.append(ActorLost(fleet, event.actor))
-        elif isinstance(event, Exhausted):
-            self._give_up(fleet, event.reason, VerifierUnavailableError)
-        elif isinstance(event.context, CanaryCall):
-            self._keeper.take(event.context, event.value)
-        elif isinstance(event.value, ScoredGroup):
-            call: Score = event.context
-            self._events.append(
-                VerdictsReady(call.key, call.attempt, fleet, call.call, tuple(event.value.verdicts))
-            )
-        elif isinstance(event.value, ScorePayloadLost) and not event.context.is_probe:
-            self._events.append(PayloadLost(event.value.key, event.value.attempt))
-        else:
-            self._events.append(_scoring_lost(event.context))
-
-    def _on_reference(self, event: FleetEvent) -> None:
-        if isinstance(event, Joined):
-            self._events.append(ActorJoined(REFERENCE, event.actor, CALLS_PER_REFERENCE))
-        elif isinstance(event, Lost):
-            self._telemetry.actor_lost(REFERENCE, event)
-            for call in event.contexts:
-                self._events.append(ReferenceLost(call.key, call.attempt, call.call))
-            self._events.append(ActorLost(REFERENCE, event.actor))
-        elif isinstance(event, Exhausted):
-            self._give_up(REFERENCE, event.reason)
-        elif isinstance(event.value, ReferenceScored):
-            call = event.context
-            self._events.append(
-                ReferenceReady(call.key, call.attempt, call.call, event.value.payload)
-            )
-        elif isinstance(event.value, ReferenceFailure) and event.value.cause == "payload_lost":
-            self._events.append(PayloadLost(event.value.key, event.value.attempt))
-        else:
-            call = event.context
-            self._events.append(ReferenceLost(call.key, call.attempt, call.call))
-
     def _on_learner(self, context: Any, value: Any) -> None:
         if isinstance(context, Train) and isinstance(value, StepReport):
-            self._telemetry.trained(context.order, value, self._coordinator)
+            self._steps.append((context.order, value))
             self._events.append(StepCommitted(value))
             if self._is_checkpoint_due(value.step):
                 self._save(value.step)
@@ -301,11 +273,6 @@ class Loop:
             raise RunFailedError(f"{lost.reason}; go on by `safeladder resume`", lost.exit_code)
         self._events.append(StepLost(lost.context.order.step))
 
-    def _give_up(
-        self, fleet: str, reason: str, kind: type[SafeladderError] = SafeladderError
-    ) -> None:
-        raise kind(f"no {fleet} actor is left and its restarts are spent: {reason}")
-
     # ---- commands -----------------------------------------------------------------------------
 
     def _execute(self, command: Command) -> None:
@@ -313,9 +280,9 @@ class Loop:
             case GrantLease() | InterruptLease():
                 lease_calls.send(self._rollout, command, self._fence)
             case Score():
-                self._score(command)
+                self._events += self._scorers.score(command)
             case ScoreReference():
-                self._score_reference(command)
+                self._events += self._scorers.price(command)
             case Train():
                 self._learners.call(
                     "train",
@@ -337,34 +304,7 @@ class Loop:
             case PauseTraining() | ResumeTraining() | Alert() | VerdictsTaken():
                 self._telemetry.notice(command)
             case RetireFleet():
-                self._verifiers.pop(command.fleet).close()
-
-    def _score(self, command: Score) -> None:
-        fleet = self._verifiers[command.fleet]
-        actor = fleet.least_busy()
-        arguments = {
-            "payload": command.payload,
-            "key": command.key,
-            "attempt": command.asked_as,
-            "indexes": command.indexes,
-        }
-        if actor is None or not fleet.call(
-            actor, "score", arguments, context=command, deadline_s=command.timeout_s + GRACE_S
-        ):
-            self._events.append(_scoring_lost(command))
-
-    def _score_reference(self, command: ScoreReference) -> None:
-        fleet = self._reference
-        actor = None if fleet is None else fleet.least_busy()
-        arguments = {
-            "payload_handle": command.payload,
-            "key": command.key,
-            "attempt": command.attempt,
-        }
-        if fleet is None or actor is None or not fleet.call(
-            actor, "score", arguments, context=command, deadline_s=LOAD_CALL_S
-        ):  # fmt: skip
-            self._events.append(ReferenceLost(command.key, command.attempt, command.call))
+                self._scorers.retire(command.fleet)
 
     def _load_newest(self, engine: str) -> None:
         """A new engine serves the base model; it takes work only with the newest weights."""
@@ -385,7 +325,3 @@ class Loop:
         )
         if not sent:
             self._weights.release(command.version)
-
-
-def _scoring_lost(call: Score) -> ScoringLost:
-    return ScoringLost(call.key, call.attempt, call.fleet, call.call)

@@ -13,7 +13,8 @@ from typing import Any
 
 from cluster.fleet import Fleet, Lost, Reply
 from cluster.placement import placement_of
-from cluster.remote import RoleFailure, spawn
+from cluster.remote import spawn
+from cluster.role_host import RoleFailure
 from cluster.roles import build_monitor
 from safeladder.config import Config
 

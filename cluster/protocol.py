@@ -66,7 +66,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class ActorJoined:
-    """An actor is up. An engine gets no lease before its first ``EngineServing``."""
+    """An actor is up, or a scorer's capacity has changed. Before ``EngineServing``: no lease."""
 
     fleet: str
     """``rollout``, ``reference`` or ``panel.verifier_fleet(principle)``."""

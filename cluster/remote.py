@@ -1,7 +1,5 @@
-"""The only door to Ray's core: start, spawn, put, get, kill.
-
-A role is a plain class; ``RoleHost`` is the Ray actor around it. Whatever a role raises comes back
-as a ``RoleFailure``: Ray's own errors then mean one thing only, that the process is gone.
+"""The driver's door to Ray's core: start, spawn, ask, fetch, kill. What runs at the other end of a
+call stands in ``role_host``.
 """
 
 from __future__ import annotations
@@ -9,8 +7,8 @@ from __future__ import annotations
 import logging
 import signal
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -23,19 +21,15 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.placement import (
     REPOSITORY,
     Placement,
-    arm_commit_points,
     child_environment,
     job_address,
     local_cpus,
     mark_children,
-    pin,
 )
 from cluster.reaper import reaper
+from cluster.role_host import Answer, BuildRole, Handle, Letter, RoleFailure, RoleHost
 from safeladder.config import Config
-from safeladder.errors import EnvironmentUnfitError, PreemptedError, SafeladderError
-from safeladder.ports import PeerFailedError
-from safeladder.records import WeightManifest
-from safeladder.weight_payload import WeightPayload
+from safeladder.errors import EnvironmentUnfitError, PreemptedError
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +37,6 @@ LOCAL_TRIES = 3
 """Starts of a local Ray before the run gives up."""
 SLOW_START = "timed out during startup"
 """What Ray says when its own processes took too long."""
-
-BuildRole = Callable[..., Any]
-"""Builds a role inside its own process; importable by name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleFailure:
-    """An exception that a role raised, as data."""
-
-    kind: str
-    """Class name of the exception."""
-    message: str
-    exit_code: int
-    """The code of our own errors, 1 for all others."""
-    detail: str
-    """Traceback text, for the log."""
 
 
 class Pending(Enum):
@@ -68,90 +46,6 @@ class Pending(Enum):
 
 
 PENDING = Pending.PENDING
-
-
-class RayStore:
-    """``ports.PayloadStore`` on the object store. The store actor owns what is put, so a payload
-    outlives the actor that made it."""
-
-    def __init__(self, owner: Any) -> None:
-        self._owner = owner
-
-    async def put(self, value: Any) -> Any:
-        """Store; the handle is wrapped, so that Ray passes it on instead of resolving it."""
-        return [ray.put(value, _owner=self._owner)]
-
-    async def get(self, handle: Any) -> Any:
-        """The stored value, arrays mapped without a copy. Raises ``KeyError`` when it is lost."""
-        try:
-            return await handle[0]
-        except ray.exceptions.RayError as error:
-            raise KeyError(f"payload is gone: {type(error).__name__}") from error
-
-
-class RayPeer:
-    """``ports.Peer``: another role's actor; travels inside arguments."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    @classmethod
-    def of_this_actor(cls) -> RayPeer:
-        """The role that asks."""
-        return cls(ray.get_runtime_context().current_actor)
-
-    async def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
-        """See ``ports.Peer.call``."""
-        try:
-            value = await self._handle.call.remote(method, dict(arguments))
-        except ray.exceptions.RayError as error:
-            raise PeerFailedError(f"{method}: {type(error).__name__}") from error
-        if isinstance(value, RoleFailure):
-            raise PeerFailedError(f"{method}: {value.kind}: {value.message}")
-        return value
-
-
-class StoreOwner:
-    """The role of the store actor: it owns objects and does nothing else."""
-
-    async def start(self) -> bool:
-        """Answer once."""
-        return True
-
-
-class RoleHost:
-    """One Ray actor around one role.
-
-    It has the ``ping`` that RLlib's actor manager asks for, but not its ``FaultAwareApply``: that
-    mix-in serves calls by function, which we never make, and would load torch into every verifier.
-    """
-
-    def __init__(self, build: BuildRole, arguments: Mapping[str, Any], owner: Any, cores: Any):
-        pin(cores)
-        arm_commit_points()
-        store = RayStore(owner) if owner is not None else None
-        self._role = build(**arguments) if store is None else build(store=store, **arguments)
-
-    async def ping(self) -> str:
-        """Health check."""
-        return "pong"
-
-    async def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Run one coroutine method of the role."""
-        try:
-            return await getattr(self._role, method)(**arguments)
-        except Exception as error:  # noqa: BLE001 - turned into data: only a dead process may look dead
-            return RoleFailure(
-                kind=type(error).__name__,
-                message=str(error),
-                exit_code=error.exit_code if isinstance(error, SafeladderError) else 1,
-                detail=traceback.format_exc(),
-            )
-
-
-def build_store_owner() -> StoreOwner:
-    """Build function of the store actor."""
-    return StoreOwner()
 
 
 def spawn(
@@ -233,14 +127,61 @@ def outcome(reference: Any, timeout_s: float) -> Any:
     try:
         return ray.get(ready[0])
     except ray.exceptions.RayError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return RoleFailure(kind="ActorLost", message=reason, exit_code=1, detail=str(error))
+        line = first_line(error)
+        return RoleFailure(kind="ActorLost", message=line, exit_code=1, detail=str(error))
 
 
-def fetch(handle: Any, timeout_s: float) -> Any:
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange on its way: references to the answers, and to the bundle of their payloads."""
+
+    answers: Any
+    bundle: Any
+
+
+def exchange(handle: Any, letters: Sequence[Letter]) -> Exchange:
+    """Hand an actor letters, and wait for what it has to answer."""
+    return Exchange(*handle.exchange.remote(letters))
+
+
+def answers(exchanges: Sequence[Exchange]) -> list[tuple[Exchange, list[Answer] | str]]:
+    """The exchanges that are over, with the answers; in place of these the reason, in a line, why
+    the process at the other end is gone. Never waits."""
+    by_reference = {one.answers: one for one in exchanges}
+    if not by_reference:
+        return []
+    ready, _ = ray.wait(list(by_reference), num_returns=len(by_reference), timeout=0)
+    return [(by_reference[reference], _open(by_reference[reference])) for reference in ready]
+
+
+def _open(exchange: Exchange) -> list[Answer] | str:
+    try:
+        found: list[Answer] = ray.get(exchange.answers)
+    except ray.exceptions.RayError as error:
+        return first_line(error)
+    for answer in found:
+        for handle in answer.handles:
+            handle.reference = exchange.bundle
+    return found
+
+
+def first_line(error: Any) -> str:
+    """An error of Ray's, which are long, in a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def wait_for_any(references: Sequence[Any], timeout_s: float) -> None:
+    """Return as soon as one of them is there, or after ``timeout_s``."""
+    if references:
+        ray.wait(list(references), timeout=timeout_s, fetch_local=False)
+    else:
+        time.sleep(timeout_s)
+
+
+def fetch(handle: Handle, timeout_s: float) -> Any:
     """A stored payload, in the driver. Raises ``KeyError`` when it is lost."""
     try:
-        return ray.get(handle[0], timeout=timeout_s)
+        return handle.payload(ray.get(handle.reference, timeout=timeout_s))
     except ray.exceptions.RayError as error:
         raise KeyError(f"payload is gone: {type(error).__name__}") from error
 
@@ -342,23 +283,3 @@ def _init(address: str, options: Mapping[str, Any]) -> None:
         raise EnvironmentUnfitError(f"Ray at {where}: {error}") from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in, which just exits
-
-
-class RayLink:
-    """``ports.WeightLink``: asks the learner's first rank, and is called back as an actor."""
-
-    def __init__(self, learner: RayPeer) -> None:
-        self._learner = learner
-
-    async def request(
-        self, manifest: WeightManifest, payload: WeightPayload, engine: str, num_workers: int
-    ) -> None:
-        """See ``ports.WeightLink.request``."""
-        arguments = {
-            "manifest": manifest,
-            "payload": payload,
-            "engine": engine,
-            "num_workers": num_workers,
-            "control": RayPeer.of_this_actor(),
-        }
-        await self._learner.call("send_weights", arguments)

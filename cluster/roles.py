@@ -4,6 +4,8 @@ never loads a model library."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from actors.verifier import VerifierActor
     from actors.vllm_direct import DirectTransfer
     from cluster.monitor import Monitor
-    from cluster.remote import RayPeer
+    from cluster.role_host import RayPeer
     from learners.learner import Learner
 
 
@@ -38,7 +40,7 @@ def build_rollout(
         intake = WeightIntake(store, delta=config.weights.delta)
         return RolloutActor(name, engine, store, profile_tokens=tokens, intake=intake)
     from actors.vllm_direct import DirectRolloutActor, DirectTransfer
-    from cluster.remote import RayLink
+    from cluster.role_host import RayLink
 
     weights = config.weights
     direct = DirectTransfer(RayLink(learner), name, weights.transport, weights.transfer_deadline_s)
@@ -128,3 +130,13 @@ def build_monitor(**arguments: Any) -> Monitor:
     from cluster.monitor import Monitor
 
     return Monitor(**arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builders:
+    """What makes each role of a crew; verifiers are named by the config. Benchmarks put timed roles
+    in the place of real ones."""
+
+    rollout: Callable[..., Any] = build_rollout
+    reference: Callable[..., Any] = build_reference
+    learner: Callable[..., Any] = build_learner

@@ -70,6 +70,21 @@ class RolloutFleets:
         fleet = self.fleets[fleet_of(actor)]
         return fleet.call(actor, method, arguments, context=context, deadline_s=deadline_s)
 
+    @property
+    def waiting(self) -> list[Any]:
+        """As ``Fleet.waiting``."""
+        return [reference for fleet in self.fleets.values() for reference in fleet.waiting]
+
+    @property
+    def num_exchanges(self) -> int:
+        """As ``Fleet.num_exchanges``."""
+        return sum(fleet.num_exchanges for fleet in self.fleets.values())
+
+    def send(self) -> None:
+        """As ``Fleet.send``."""
+        for fleet in self.fleets.values():
+            fleet.send()
+
     def poll(self) -> list[FleetEvent]:
         """As ``Fleet.poll``. ``Exhausted`` means that no fleet has an engine left."""
         events = [event for fleet in self.fleets.values() for event in fleet.poll()]

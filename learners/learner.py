@@ -32,6 +32,7 @@ from learners.checkpoints import (
 )
 from learners.deepspeed_engine import NamedTensors
 from learners.engine_start import Place, start_engine
+from learners.payloads import read_payloads
 from learners.policy_update import update_policy
 from learners.preconditions import require_trainable
 from learners.publication import Publisher, raw_bytes
@@ -43,11 +44,8 @@ from safeladder.config import Config, SftConfig
 from safeladder.errors import FencedError
 from safeladder.ports import PayloadStore, Peer, WeightSender
 from safeladder.records import (
-    Floats,
-    RolloutGroup,
     StepPayloadsLost,
     StepReport,
-    TrainGroup,
     TrainingSample,
     TrainOrder,
     WeightManifest,
@@ -127,7 +125,7 @@ class Learner:
             return self._last_report
         if order.step != self._step + 1:
             raise ValueError(f"step {order.step} was ordered after step {self._step}")
-        read = [await self._read(group) for group in order.groups]
+        read = await read_payloads(self._store, order.groups)
         lost = await self._on_thread(lambda: self._agree_on_lost([pair is None for pair in read]))
         if lost:
             groups = tuple((order.groups[i].key, order.groups[i].attempt) for i in lost)
@@ -195,17 +193,6 @@ class Learner:
         if fence < self._fence:
             raise FencedError(f"fence {fence} is older than {self._fence}: a newer driver is here")
         self._fence = fence
-
-    async def _read(self, group: TrainGroup) -> tuple[RolloutGroup, Sequence[Floats] | None] | None:
-        """Completions and reference log-probs; None if either is lost."""
-        try:
-            payload = await self._store.get(group.payload)
-            reference = None
-            if group.reference is not None:
-                reference = await self._store.get(group.reference)
-        except KeyError:
-            return None
-        return payload, reference
 
     async def _on_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

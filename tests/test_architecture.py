@@ -25,13 +25,13 @@ ROLES = {
     "actors/reference.py": "ReferenceActor",
     "learners/learner.py": "Learner",
     "cluster/monitor.py": "Monitor",
-    "cluster/remote.py": "StoreOwner",
+    "cluster/role_host.py": "StoreOwner",
 }
 DOORS = {
     "vllm": r"actors/vllm_\w+\.py",
     "deepspeed": r"learners/deepspeed_engine\.py",
     "openrlhf": r"learners/packing\.py",
-    "ray": r"cluster/(remote|fleet)\.py",
+    "ray": r"cluster/(remote|role_host|fleet)\.py",
     "grpc": r"cluster/verifier_\w+\.py",
     "wandb": r"cluster/monitor\.py",
 }

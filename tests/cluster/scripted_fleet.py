@@ -31,6 +31,10 @@ class ScriptedFleet:
         self.dismissed: list[str] = []
         self.size = len(ready)
         self.beats: dict[str, Any] = {}
+        self.waiting: list[Any] = []
+
+    def send(self) -> None:
+        """Calls are remembered as they are queued."""
 
     @property
     def members(self) -> list[str]:

@@ -1,4 +1,5 @@
-"""A fleet notices every death: Ray's actor manager is real, Ray itself is played."""
+"""A fleet notices every death and sends no call alone: Ray's actor manager is real, Ray itself is
+played."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from ray.exceptions import RayActorError
 from ray.rllib.utils import actor_manager
 
 from cluster import fleet as fleet_module
+from cluster import remote
 from cluster.fleet import (
     HEARTBEAT_DEADLINE_S,
     HEARTBEAT_EVERY_S,
@@ -18,41 +20,70 @@ from cluster.fleet import (
     Lost,
     Reply,
 )
-from cluster.remote import RoleFailure
+from cluster.role_host import Answer, Handle, Letter, RoleFailure
 
 START_S = 100.0
 
 
 class Reference:
-    """The result of one call, there or not."""
+    """The result of one call of Ray's, there or not."""
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self, actor: Actor, value: object = None) -> None:
         self.actor = actor
+        self.value = value
         self.is_done = False
 
 
 class Method:
-    """A remote method: ``start`` and ``status`` answer at once, ``generate`` when it is told to."""
+    """``RoleHost.call``: ``start`` and ``status`` answer at once, if the actor does."""
 
     def __init__(self, actor: Actor) -> None:
         self._actor = actor
 
     def remote(self, *, method: str, **_: Any) -> Reference:
-        reference = Reference(self._actor)
-        reference.is_done = method in ("start", "status") and not self._actor.is_silent
+        reference = Reference(self._actor, f"{method} is done")
+        reference.is_done = not self._actor.is_silent
         self._actor.calls.append(reference)
         return reference
+
+
+class Exchanges:
+    """``RoleHost.exchange``: answers what it is told to."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def remote(self, letters: list[Letter]) -> tuple[Reference, Reference]:
+        exchange = Reference(self._actor), Reference(self._actor)
+        self._actor.letters.append([(letter.method, letter.tag) for letter in letters])
+        self._actor.exchanges.append(exchange)
+        return exchange
 
 
 class Actor:
     """An actor handle whose process may die."""
 
     def __init__(self) -> None:
+        self.letters: list[list[tuple[str, int]]] = []
+        """Of each exchange."""
+        self.exchanges: list[tuple[Reference, Reference]] = []
         self.calls: list[Reference] = []
+        """``start`` and ``status``, in order."""
         self.is_dead = False
         self.is_silent = False
         self._actor_id = id(self)
         self.call = Method(self)
+        self.exchange = Exchanges(self)
+
+    def answer(self, exchange: int, **values: object) -> None:
+        """End an exchange; a ``put_`` value goes into its bundle."""
+        found = []
+        for name, value in values.items():
+            tag = int(name.rpartition("_")[2])
+            handles = [Handle(None, 0)] if name.startswith("put") else []
+            found.append(Answer(tag, handles[0] if handles else value, handles))
+        self.exchanges[exchange][0].value = found
+        self.exchanges[exchange][0].is_done = True
 
 
 class Play:
@@ -72,6 +103,7 @@ class Play:
         return self.actors[-1]
 
     def ask(self, context: str) -> bool:
+        """Queue one call."""
         return self.fleet.call("rollout-0", "generate", {}, context=context, deadline_s=5.0)
 
     def at(self, now_s: float) -> list[FleetEvent]:
@@ -88,10 +120,11 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     def get(reference: Reference) -> object:
         if not reference.is_done:
             raise RayActorError
-        return "answer"
+        return reference.value
 
-    monkeypatch.setattr(actor_manager.ray, "wait", wait)
-    monkeypatch.setattr(actor_manager.ray, "get", get)
+    for module in (actor_manager, remote):
+        monkeypatch.setattr(module.ray, "wait", wait)
+        monkeypatch.setattr(module.ray, "get", get)
     monkeypatch.setattr(fleet_module, "kill", lambda _: None)
     return Play()
 
@@ -110,28 +143,45 @@ def test_a_death_told_by_an_expired_call_is_a_loss(play: Play) -> None:
 
 def test_the_answer_to_an_expired_call_is_dropped_and_proves_life(play: Play) -> None:
     play.ask("lease")
+    play.at(0.0)
     play.at(6.0)
-    play.actors[0].calls[1].is_done = True
+    play.actors[0].answer(0, late_0="group")
     assert play.at(7.0) == []
     assert play.fleet.ready == ["rollout-0"]
 
 
-def test_a_living_actor_that_takes_no_call_is_lost_and_replaced(play: Play) -> None:
-    play.ask("first")
-    (manager_id,) = play.fleet._manager.actor_ids()
-    play.fleet._manager.set_actor_state(manager_id, healthy=False)
-    assert not play.ask("second")
-    events = play.at(0.1)
-    assert Lost(actor="rollout-0", reason="it takes no more calls", contexts=("first",)) in events
-    assert [type(e) for e in events] == [Lost, Joined]
-    assert not play.ask("third"), "the lost one is gone"
-    assert play.at(0.2) == []
+def test_calls_of_one_turn_go_out_together_and_are_answered_as_they_end(play: Play) -> None:
+    for context in ("a", "b", "c"):
+        play.ask(context)
+    play.fleet.send()
+    (actor,) = play.actors
+    assert actor.letters == [[("generate", 0), ("generate", 1), ("generate", 2)]]
+    actor.answer(0, _2="third", _0="first")
+    replies = [(e.context, e.value) for e in play.at(0.1) if isinstance(e, Reply)]
+    assert replies == [("c", "third"), ("a", "first")]
+    assert actor.letters[1:] == [[]], "somebody must wait for what is open"
+    play.fleet.send()
+    assert len(actor.letters) == 2, "one waits already"
+    actor.answer(1, _1="second")
+    assert [e.value for e in play.at(0.2) if isinstance(e, Reply)] == ["second"]
+    assert len(actor.letters) == 2, "nothing is open"
+
+
+def test_what_a_call_has_put_is_found_in_the_bundle_of_its_exchange(play: Play) -> None:
+    play.ask("lease")
+    play.fleet.send()
+    (actor,) = play.actors
+    actor.answer(0, put_0="group")
+    (reply,) = play.at(0.1)
+    assert isinstance(reply, Reply)
+    assert reply.value.reference is actor.exchanges[0][1]
+    assert reply.value.payload(["the group", "another"]) == "the group"
 
 
 def test_a_call_that_expires_with_its_silent_actor_is_told_once(play: Play) -> None:
     play.actors[0].is_silent = True
     play.at(HEARTBEAT_EVERY_S + 1)  # a heartbeat goes out before the lease
-    play.ask("lease")
+    play.fleet.call("rollout-0", "generate", {}, context="lease", deadline_s=2 * START_S)
     (lost,) = play.at(HEARTBEAT_DEADLINE_S * 2)
     assert isinstance(lost, Lost)
     assert lost.contexts == ("lease",)

@@ -9,7 +9,8 @@ import pytest
 
 from cluster import learner_group
 from cluster.learner_group import LearnerGroup
-from cluster.remote import PENDING, RoleFailure
+from cluster.remote import PENDING
+from cluster.role_host import RoleFailure
 from safeladder.errors import RunFailedError
 
 from .coordinator_play import make_config

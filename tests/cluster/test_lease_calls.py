@@ -18,7 +18,7 @@ from cluster.protocol import (
     GroupInterrupted,
     InterruptLease,
 )
-from cluster.remote import RoleFailure
+from cluster.role_host import RoleFailure
 from safeladder.partials import InterruptedGroup, PartialHeader
 from safeladder.records import GenerationFailure
 from tests.cluster.coordinator_play import Play, header

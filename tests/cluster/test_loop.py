@@ -26,6 +26,7 @@ from cluster.protocol import (
     Train,
 )
 from cluster.rollout_fleets import RolloutFleets
+from cluster.scorers import Scorers
 from cluster.weight_store import WeightStore
 from safeladder.errors import SafeladderError
 from safeladder.records import GroupKey, StepPayloadsLost, TrainOrder
@@ -79,7 +80,7 @@ def make_loop(
         rollout=RolloutFleets({"rollout": engines}),  # type: ignore[dict-item]
         verifiers={"verifier/safety": verifiers} if verifiers else {},  # type: ignore[dict-item]
         reference=reference,  # type: ignore[arg-type]
-        learners=Mock(poll=Mock(side_effect=[learned, *[[]] * TURNS])),
+        learners=Mock(waiting=[], poll=Mock(side_effect=[learned, *[[]] * TURNS])),
         weights=weights,
         fleets=Mock(step=lambda _: []),
         keeper=Mock(step=lambda: []),
@@ -168,8 +169,8 @@ def test_a_payload_that_a_probe_cannot_read_is_not_lost_to_its_group() -> None:
 
 def test_a_verifier_is_told_another_attempt_for_each_probe() -> None:
     verifiers = ScriptedFleet("judge-0")
-    loop = make_loop(Listener(), ScriptedFleet(), store(0), verifiers)
+    scorers = Scorers({"verifier/safety": verifiers}, None, Mock(), Mock())  # type: ignore[dict-item]
     for number in (1, -1, -2):
-        loop._score(Score(GroupKey(0, 1), 7, "verifier/safety", number, "s", "p", (0,), 30.0))
+        scorers.score(Score(GroupKey(0, 1), 7, "verifier/safety", number, "s", "p", (0,), 30.0))
     attempts = [call.arguments["attempt"] for call in verifiers.take()]
     assert attempts == [7, PROBE_ATTEMPT + 1, PROBE_ATTEMPT + 2]

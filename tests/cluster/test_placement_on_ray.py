@@ -13,7 +13,8 @@ import ray
 from ray.util import placement_group_table
 
 from cluster.placement import Placement
-from cluster.remote import PENDING, build_store_owner, kill, outcome, spawn, submit
+from cluster.remote import PENDING, kill, outcome, spawn, submit
+from cluster.role_host import build_store_owner
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 

@@ -13,17 +13,8 @@ import ray
 
 from benchmarks.weight_reader import Reading, build_reader, shared_file
 from cluster.placement import Placement
-from cluster.remote import (
-    RayLink,
-    RayPeer,
-    RayStore,
-    RoleFailure,
-    build_store_owner,
-    kill,
-    outcome,
-    spawn,
-    submit,
-)
+from cluster.remote import kill, outcome, spawn, submit
+from cluster.role_host import RayLink, RayPeer, RayStore, RoleFailure, build_store_owner
 from safeladder.records import TensorSpec, WeightManifest
 from safeladder.tensors import checksum
 from safeladder.weight_payload import WeightPayload, split
