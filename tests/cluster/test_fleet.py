@@ -212,19 +212,17 @@ def test_an_actor_beyond_those_needed_waits_for_room_as_long_as_it_takes(play: P
     assert fleet.ready == ["rollout-0", "rollout-1"]
 
 
-def test_what_an_actor_says_of_itself_is_kept_but_not_that_it_could_not(
-    play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_actor_says_of_itself_is_kept_but_not_that_it_could_not(play: Play) -> None:
     play.at(HEARTBEAT_EVERY_S + 1)
     play.at(HEARTBEAT_EVERY_S + 1.1)
-    assert play.fleet.take_beats() == {"rollout-0": "answer"}
+    assert play.fleet.take_beats() == {"rollout-0": "status is done"}
     assert play.fleet.take_beats() == {}
-    failure = RoleFailure(kind="ValueError", message="no", exit_code=1, detail="")
-    monkeypatch.setattr(actor_manager.ray, "get", lambda _: failure)
     play.at(2 * HEARTBEAT_EVERY_S + 2)
+    failure = RoleFailure(kind="ValueError", message="no", exit_code=1, detail="")
+    play.actors[0].calls[-1].value = failure
     play.at(2 * HEARTBEAT_EVERY_S + 2.1)
     assert play.fleet.take_beats() == {}
-    assert play.fleet.said("rollout-0") == "answer"
+    assert play.fleet.said("rollout-0") == "status is done"
 
 
 def test_a_fleet_grows_at_once_and_shrinks_when_its_actors_are_dismissed(play: Play) -> None:
