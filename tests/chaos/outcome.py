@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Report:
             "resumes": self.resumes,
             "recovery_s": {
                 "p50": round(statistics.median(times), 1) if times else None,
-                "p99": round(times[int(0.99 * (len(times) - 1))], 1) if times else None,
+                "p99": round(times[math.ceil(0.99 * len(times)) - 1], 1) if times else None,
             },
             "skipped": self.skipped,
             "seed": self.seed,

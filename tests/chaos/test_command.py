@@ -14,6 +14,7 @@ from tests.chaos.outcome import Case, Report
 
 def survived(report: Report) -> Iterator[Case]:
     yield Case("kill", "learner, idle", True, recovery_s=4.0)
+    yield Case("kill", "learner, saving", True, recovery_s=7.0)
     report.resumes += 1
 
 
@@ -41,9 +42,9 @@ def test_what_is_survived_ends_well_and_is_told_in_one_line(
     told = capsys.readouterr().out
     figures = json.loads(told.splitlines()[-1])
     assert figures["holds"] is True
-    assert (figures["faults"], figures["resumes"], figures["seed"]) == (1, 1, 7)
-    assert figures["recovery_s"] == {"p50": 4.0, "p99": 4.0}
-    assert "kill              1 tried    1 survived" in told
+    assert (figures["faults"], figures["resumes"], figures["seed"]) == (2, 1, 7)
+    assert figures["recovery_s"] == {"p50": 5.5, "p99": 7.0}
+    assert "kill              2 tried    2 survived" in told
 
 
 @pytest.mark.parametrize("name", ["broken", "stuck"])
