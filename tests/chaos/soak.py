@@ -51,35 +51,37 @@ class Memory(threading.Thread):
         super().__init__(daemon=True)
         self._run = run
         self._is_over = threading.Event()
-        self.tree: list[tuple[float, float]] = []
-        """(second, MiB) of the sum over all processes."""
+        self.trees: dict[int, list[tuple[float, float]]] = {}
+        """Driver's process → (second, MiB) of the sum over all processes while it lived."""
         self.drivers: dict[int, list[tuple[float, float]]] = {}
-        """Process → the same of one driver."""
+        """The same of the driver alone."""
 
     def run(self) -> None:
         while not self._is_over.wait(SAMPLE_EVERY_S):
             now, total = time.monotonic(), 0.0
+            driver = 0 if self._run.process is None else self._run.process.pid
             for process in self._run.processes():
                 with contextlib.suppress(psutil.Error):
                     total += (size := process.memory_info().rss / MIB)
-                    if self._run.process is not None and process.pid == self._run.process.pid:
-                        self.drivers.setdefault(process.pid, []).append((now, size))
-            self.tree.append((now, total))
+                    if process.pid == driver:
+                        self.drivers.setdefault(driver, []).append((now, size))
+            self.trees.setdefault(driver, []).append((now, total))
 
     def stop(self) -> None:
         self._is_over.set()
         self.join()
 
-    def driver_slope(self) -> float | None:
-        """MiB a minute within drivers, weighted by their time; the first third of each, in which
-        it loads what it needs, is left out."""
-        slopes, weights = [], []
-        for samples in self.drivers.values():
-            late = samples[len(samples) // 3 :]
-            if len(late) >= 10:
-                slopes.append(slope(late))
-                weights.append(late[-1][0] - late[0][0])
-        return float(np.average(slopes, weights=weights)) if slopes else None
+
+def slope_within(lives: dict[int, list[tuple[float, float]]]) -> float | None:
+    """MiB a minute within the lives of drivers, weighted by their time; the first third of each, in
+    which it loads what it needs, is left out."""
+    slopes, weights = [], []
+    for samples in lives.values():
+        late = samples[len(samples) // 3 :]
+        if len(late) >= 10:
+            slopes.append(slope(late))
+            weights.append(late[-1][0] - late[0][0])
+    return round(float(np.average(slopes, weights=weights)), 2) if slopes else None
 
 
 def slope(samples: Sequence[tuple[float, float]]) -> float:
@@ -134,7 +136,10 @@ def soak(run: Driven, victims: dict[str, str], minutes: float, every_s: float, s
             "without_faults": round(quiet_steps / quiet_s, 3),
             "with_faults": round(hurt_steps / hurt_s, 3),
         },
-        "rss_mib_per_min": {"driver": memory.driver_slope(), "all": slope(memory.tree)},
+        "rss_mib_per_min": {
+            "driver": slope_within(memory.drivers),
+            "all": slope_within(memory.trees),
+        },
         "lost": found.lost,
         "trained_twice": found.trained_twice,
         "stale_writes_accepted": found.stale_writes_accepted,
