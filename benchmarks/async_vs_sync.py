@@ -2,7 +2,8 @@
 
 1. ``asynchronous``: roles pinned to a core each, ``max_staleness: 1``.
 2. ``synchronous, pinned``: the same with ``max_staleness: 0``; here generation and training never
-   overlap, so the time of each alone is read off this run.
+   overlap, so the time of each alone is read off this run:
+   the learner's own, and the time in which the engine had a group to write.
 3. ``synchronous, both cores``: nothing pinned, two threads in every actor, so that the active role
    has the whole machine.
 
@@ -46,22 +47,24 @@ WAYS = {
 }
 
 
-def run(way: str, root: Path, overrides: Sequence[str]) -> dict[str, float]:
-    """Train one way; medians of the steady state in seconds."""
+def run(config: Config) -> dict[str, float]:
+    """Train; medians of the steady state in seconds."""
     from cluster.driver import train
 
-    config = _config(way, root, overrides)
     train(config)
     rows = read_history(config.run.directory)["train"][WARM_UP_STEPS:]
     return {
         "step_s": median(row["time/step_s"] for row in rows),
         "train_s": median(row["time/train_s"] for row in rows),
-        "generate_s": median(row["time/generate_s"] for row in rows),
+        "generate_s": median(row["engines/busy"] * row["time/step_s"] for row in rows),
     }
 
 
-def _config(way: str, root: Path, overrides: Sequence[str]) -> Config:
-    return load_config([CONFIG], [*WAYS[way], f"run.root={root}", f"run.name={way}", *overrides])
+def config_of(
+    way: str, root: Path, overrides: Sequence[str], files: Sequence[Path] = (CONFIG,)
+) -> Config:
+    """The config of one of ``WAYS``; its run goes below ``root``."""
+    return load_config(files, [*WAYS[way], f"run.root={root}", f"run.name={way}", *overrides])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,10 +74,10 @@ def main(arguments: Sequence[str]) -> int:
     overrides = parser.parse_args(arguments).overrides
     root = Path(tempfile.mkdtemp(prefix="sl-bench-"))
     try:
-        config = _config("asynchronous", root, overrides)
+        config = config_of("asynchronous", root, overrides)
         convert(config.model.path)
         prepare_ray(config)
-        times = {way: run(way, root, overrides) for way in WAYS}
+        times = {way: run(config_of(way, root, overrides)) for way in WAYS}
     finally:
         shutil.rmtree(root, ignore_errors=True)
     alone = times["synchronous_pinned"]
