@@ -18,8 +18,8 @@ Who answers what:
 ``GrantLease``      ``GroupGenerated`` | ``GroupInterrupted`` | ``GenerationFailed`` |
                     ``ActorLost``; else the deadline
 ``InterruptLease``  nothing of its own: the lease is answered sooner
-``Score``           ``VerdictsReady`` | ``ScoringLost``; else the deadline
-``ScoreReference``  ``ReferenceReady`` | ``ReferenceLost``; else the deadline
+``Score``           ``VerdictsReady`` | [``PayloadLost``,] ``ScoringLost``; else the deadline
+``ScoreReference``  ``ReferenceReady`` | [``PayloadLost``,] ``ReferenceLost``; else the deadline
 ``Train``           ``StepCommitted`` | ``StepLost`` | ``PayloadLost`` of a group in the order
 ``Publish``         ``WeightsPublished``
 ``LoadWeights``     ``EngineServing`` (an older version than asked: the load failed)

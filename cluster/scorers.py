@@ -172,7 +172,8 @@ class Scorers:
             ready = VerdictsReady(call.key, call.attempt, fleet, call.call, verdicts)
             return [ready, *self._pace(fleet, event.actor, CALLS_PER_VERIFIER)]
         if isinstance(value, ScorePayloadLost) and not call.is_probe:
-            return [PayloadLost(value.key, value.attempt)]
+            # The loss of the call frees its slot, after the group has been given up.
+            return [PayloadLost(value.key, value.attempt), _scoring_lost(call)]
         return [_scoring_lost(call)]
 
     def _on_reference(self, event: FleetEvent) -> list[Event]:
@@ -191,7 +192,7 @@ class Scorers:
             ready = ReferenceReady(call.key, call.attempt, call.call, value.payload)
             return [ready, *self._pace(REFERENCE, event.actor, CALLS_PER_REFERENCE)]
         if isinstance(value, ReferenceFailure) and value.cause == "payload_lost":
-            return [PayloadLost(value.key, value.attempt)]
+            return [PayloadLost(value.key, value.attempt), _reference_lost(call)]
         return [_reference_lost(call)]
 
     def _pace(self, fleet: str, actor: str, least: int) -> list[Event]:

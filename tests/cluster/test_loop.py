@@ -164,7 +164,8 @@ def test_a_payload_that_a_probe_cannot_read_is_not_lost_to_its_group() -> None:
     listener = Listener()
     make_loop(listener, ScriptedFleet(), store(0), verifiers).run()
     heard = [event for event in listener.heard if isinstance(event, PayloadLost | ScoringLost)]
-    assert heard == [ScoringLost(key, 1, fleet, -1), PayloadLost(key, 1)]
+    lost = ScoringLost(key, 1, fleet, -1), ScoringLost(key, 1, fleet, 2)
+    assert heard == [lost[0], PayloadLost(key, 1), lost[1]]
 
 
 def test_a_verifier_is_told_another_attempt_for_each_probe() -> None:

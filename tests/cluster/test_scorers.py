@@ -7,13 +7,22 @@ from unittest.mock import Mock
 
 import pytest
 
-from actors.reference import ReferenceScored
+from actors.reference import ReferenceFailure, ReferenceScored
 from cluster import scorers as scorers_module
 from cluster.fleet import Reply
-from cluster.protocol import ActorJoined, Event, ReferenceReady, ScoreReference
+from cluster.protocol import (
+    REFERENCE,
+    ActorJoined,
+    Event,
+    GrantLease,
+    ReferenceReady,
+    Score,
+    ScoreReference,
+)
 from cluster.scorers import CALLS_PER_REFERENCE, MOST_CALLS, Pace, Scorers
 from safeladder.records import GroupKey
 
+from .coordinator_play import Play, make_config
 from .scripted_fleet import ScriptedFleet
 
 
@@ -57,3 +66,22 @@ def test_a_quick_reference_is_given_more_calls(
     capacities = [event.capacity for event in said if isinstance(event, ActorJoined)]
     assert capacities[0] == CALLS_PER_REFERENCE
     assert capacities[-1] == 40
+
+
+def test_a_call_that_found_no_payload_holds_its_slot_no_longer() -> None:
+    """Each slot of a reference would else be held for eleven minutes."""
+    play = Play(make_config(reference={"kl_coefficient": 0.1}))
+    play.send(ActorJoined(REFERENCE, "reference-0", 1))
+    fleet = ScriptedFleet("reference-0")
+    scorers = Scorers({}, fleet, Mock(), Mock())  # type: ignore[arg-type]
+    for grant in play.take(GrantLease)[:2]:
+        play.generate(grant)
+    for score in play.take(Score):
+        play.judge(score, [0.0, 1.0])
+    (call,) = play.take(ScoreReference)
+    gone = ReferenceFailure(key=call.key, attempt=1, cause="payload_lost", detail="gone")
+    fleet.events.append(Reply(actor="reference-0", context=call, value=gone))
+    play.send(*scorers.poll())
+    play.tick()
+    (after,) = play.take(ScoreReference)
+    assert after.key != call.key
