@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention as attend
 from transformers import AttentionInterface
 
 from learners.packing import Span
+from safeladder.errors import EnvironmentUnfitError
 
 NAME = "packed"
 
@@ -30,9 +31,29 @@ def packed_attention(
     *,
     spans: Sequence[Span],
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """[1, heads, L, D] queries and [1, key heads, L, D] keys and values to [1, L, heads, D]."""
+    """[1, heads, L, D] queries and [1, key heads, L, D] keys and values to [1, L, heads, D].
+
+    Raises ``EnvironmentUnfitError`` for what a layer asks beyond that (a window shorter than a
+    sequence, a cap on scores, sinks): leaving it out would give other log-probs, without a word.
+    """
+    if softcap is not None or s_aux is not None:
+        raise EnvironmentUnfitError(
+            "this model caps attention scores or has sinks; packed rows "
+            "know neither, so it cannot be trained"
+        )
+    longest = max(
+        s.length + (0 if s.prompt == i else spans[s.prompt].length) for i, s in enumerate(spans)
+    )
+    if sliding_window is not None and longest > sliding_window:
+        raise EnvironmentUnfitError(
+            f"a sequence of {longest} tokens is longer than the model's attention window of "
+            f"{sliding_window}; lower rollout.max_prompt_tokens or max_new_tokens"
+        )
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,21 @@ def test_a_second_backward_through_spent_logits_is_refused() -> None:
     found.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         found.backward()
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"sliding_window": 7}, "a sequence of 8 tokens is longer than .* window of 7"),
+        ({"softcap": 50.0}, "caps attention scores"),
+        ({"s_aux": torch.zeros(2)}, "has sinks"),
+    ],
+)
+def test_what_attention_by_spans_cannot_do_is_refused(asked: dict[str, Any], why: str) -> None:
+    spans, row = [Span(5, 0), Span(3, 0), Span(2, 2)], torch.randn(1, 2, 10, 4)
+    packed_attention(None, row, row, row, None, spans=spans, sliding_window=8)
+    with pytest.raises(EnvironmentUnfitError, match=why):
+        packed_attention(None, row, row, row, None, spans=spans, **asked)
 
 
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
