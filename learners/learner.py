@@ -44,6 +44,7 @@ from safeladder.config import Config, SftConfig
 from safeladder.errors import FencedError
 from safeladder.ports import PayloadStore, Peer, WeightSender
 from safeladder.records import (
+    GroupKey,
     StepPayloadsLost,
     StepReport,
     TrainingSample,
@@ -89,6 +90,8 @@ class Learner:
         self._step = self._version = 0
         self._fence = -1
         self._last_report: StepReport | None = None
+        self._last_trained: list[tuple[GroupKey, int]] = []
+        """Groups of the step that it reports, with their attempts."""
         self._publisher = Publisher(store, config.weights.chunk_bytes, delta=config.weights.delta)
         self._log: StepLog | None = None
 
@@ -118,10 +121,13 @@ class Learner:
         Every rank reads all payloads first, and the ranks then agree on what could not be read by
         one of them: if anything, the step is not taken on any rank and may be ordered anew. A
         repeated order answers with its first report. Raises ``FencedError`` for an order of an
-        older driver, ``DivergedError``, ``ValueError`` for an order that does not follow.
+        older driver, ``DivergedError``, ``ValueError`` for an order that does not follow, or that
+        names other groups for a step which has been taken.
         """
         self._admit_fence(order.fence)
         if self._last_report is not None and order.step == self._step:
+            if _groups_of(order) != self._last_trained:
+                raise ValueError(f"step {order.step} was taken with other groups than ordered now")
             return self._last_report
         if order.step != self._step + 1:
             raise ValueError(f"step {order.step} was ordered after step {self._step}")
@@ -235,6 +241,7 @@ class Learner:
         self._last_report = StepReport(
             step=self._step, version=self._version, metrics=metrics, seconds=seconds
         )
+        self._last_trained = _groups_of(order)
         if self._rank == 0:
             self._step_log(order.fence).took(self._last_report, order.fence)
         return self._last_report
@@ -281,6 +288,10 @@ class Learner:
                 iter([("torch_cpu", rng)]),
             ),
         }
+
+
+def _groups_of(order: TrainOrder) -> list[tuple[GroupKey, int]]:
+    return [(group.key, group.attempt) for group in order.groups]
 
 
 def _write_tensors(path: Path, slots: Mapping[str, Slot], tensors: NamedTensors) -> str:

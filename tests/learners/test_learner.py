@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from cluster.roles import build_learner
 from learners.checkpoints import newest_valid, take_over, verify
+from learners.learner import Learner
 from safeladder import tensors
 from safeladder.errors import DivergedError, FencedError
 from safeladder.records import StepPayloadsLost
@@ -367,6 +370,21 @@ def test_a_repeated_order_is_answered_once_and_wrong_orders_are_refused(
     assert found["batches"] == ["step-1.safetensors"], "the batch of a replaced driver's step"
     assert "max_staleness" in found["refused"]["stale"]
     assert found["refused"]["nan"].startswith("DivergedError: the loss is nan")
+
+
+def test_a_step_that_was_taken_is_not_reported_for_other_groups(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(1, 2, make_config(model, tmp_path), MemoryStore())
+    learner._engine = Mock(reduce=lambda values, how: dict(values))
+    monkeypatch.setattr("learners.learner.update_policy", lambda *_: {"trained_tokens": 1.0})
+    order = make_order(1)
+    first = asyncio.run(learner.train(order))
+    assert asyncio.run(learner.train(order)) is first
+    again = tuple(replace(group, attempt=2) for group in order.groups)
+    for groups in (make_order(2).groups, again):
+        with pytest.raises(ValueError, match="step 1 was taken with other groups"):
+            asyncio.run(learner.train(replace(order, groups=groups)))
 
 
 def test_every_step_leaves_its_batch_in_the_run_directory(single_rank: dict[str, Any]) -> None:
