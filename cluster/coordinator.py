@@ -18,8 +18,9 @@ Every wait ends: a lease, a call, a step, a publication and a load have deadline
 watches, and what comes later than its deadline, twice, or for an older attempt is counted and
 thrown away. A group fails at most ``rollout.max_attempts`` times: an engine's death counts as a
 failure of each group it held, since one of them may have killed it. If far more groups are dropped
-than trained (``FAIL_DROPS_PER_GROUP``), or a principle stays invalid under ``pause`` for an hour,
-the run fails instead of going on for ever.
+than trained (``FAIL_DROPS_PER_GROUP``), a principle stays invalid under ``pause`` for an hour, or
+no engine can load the newest version while nothing else moves, the run fails instead of going on
+for ever.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ FAIL_DROPS_PER_GROUP = 50
 _NEWS_OF_LOSS = (ScoringLost, ReferenceLost, PayloadLost)
 """Often come in a row, before the ``ActorLost`` that explains them: commands wait for the event
 after them, so that nothing is sent to what is known as dead one event later."""
+_ON_THEIR_WAY = (GroupState.LEASED, GroupState.GENERATED, GroupState.ADMITTED)
 
 
 class Coordinator:
@@ -223,6 +225,9 @@ class Coordinator:
 
     def _on_serving(self, event: EngineServing) -> None:
         self._leases.note_version(event, self._now_s or 0.0)
+        if self._leases.is_stuck and self._is_still:  # its bytes are lost: nobody has them
+            text = f"no engine can load version {self._learner.published}"
+            self.fail(f"{text}; go on by `safeladder resume`", SafeladderError.exit_code)
 
     def _on_generated(self, event: GroupGenerated) -> None:
         header = event.header
@@ -305,6 +310,13 @@ class Coordinator:
     @property
     def _is_trained(self) -> bool:
         return self._learner.version >= self._config.run.steps
+
+    @property
+    def _is_still(self) -> bool:
+        """Whether nothing is under way that could lead to a newer version."""
+        counts, learner = self._groups.counts, self._learner
+        is_moving = any(counts[state] for state in _ON_THEIR_WAY)
+        return not (is_moving or self._is_trained or learner.published < learner.version)
 
     def _train(self, now_s: float) -> None:
         """Order the next step if its groups are there. After a lost payload some of them may be

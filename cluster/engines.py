@@ -24,6 +24,9 @@ LOAD_DEADLINE_S = LOAD_CALL_S + 60
 """A load that was not answered by then is asked for again."""
 LOAD_RETRY_S = 5.0
 """Pause after a load that left the engine on an older version."""
+MAX_SHORT_LOADS = 240
+"""An engine that fell short so often in a row, which takes at least 20 minutes, will not load that
+version any more. By then an engine that was being replaced is there, too."""
 
 
 _Place = tuple[float, int, int, str]
@@ -49,6 +52,8 @@ class Engine:
     """Version that it was asked to load, until it answers."""
     next_load_s: float = 0.0
     """No load is asked for before this time."""
+    num_short: int = 0
+    """Loads in a row that left it on an older version."""
     is_leaving: bool = False
     """It gets no more leases and no more weights."""
     stamp: int = 0
@@ -158,6 +163,12 @@ class EngineTable:
                 best = first
         return None if best is None else self._engines[best[3]]
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether no engine that stays can load what it is asked to."""
+        staying = [engine for engine in self._engines.values() if not engine.is_leaving]
+        return bool(staying) and all(e.num_short >= MAX_SHORT_LOADS for e in staying)
+
     def num_free_beside(self, name: str) -> int:
         """Free slots of all engines in which a group of this one would be no slower, for all that
         profiles tell."""
@@ -190,6 +201,7 @@ class EngineTable:
         engine.profile = profile or engine.profile
         asked, engine.loading, engine.served = engine.loading, None, version
         fell_short = asked is not None and version < asked
+        engine.num_short = engine.num_short + 1 if fell_short else 0
         engine.next_load_s = now_s + (LOAD_RETRY_S if fell_short else 0.0)
         self._line_up(engine)
         self._expect_load(engine)

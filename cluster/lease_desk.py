@@ -90,6 +90,11 @@ class LeaseDesk:
         """All living engines."""
         return self._engines.all
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether no engine that stays can load the version that it is asked to."""
+        return self._engines.is_stuck
+
     def join(self, event: ActorJoined) -> None:
         """An engine is up; it gets work once it says which version it serves."""
         group_tokens = self._config.rollout.max_prompt_tokens + self._answer_tokens

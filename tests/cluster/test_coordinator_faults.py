@@ -3,14 +3,17 @@ from dataclasses import replace
 import pytest
 
 from cluster.coordinator import Coordinator
+from cluster.engines import LOAD_RETRY_S, MAX_SHORT_LOADS
 from cluster.protocol import (
     ROLLOUT,
     ActorLost,
     Alert,
+    EngineServing,
     Fail,
     GenerationFailed,
     GrantLease,
     GroupGenerated,
+    LoadWeights,
     PayloadLost,
     Release,
     Score,
@@ -277,3 +280,24 @@ def test_an_event_that_does_not_exist_is_refused() -> None:
     coordinator: Coordinator = Play().coordinator
     with pytest.raises(KeyError):
         coordinator.handle("nonsense")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("is_generating", [False, True])
+def test_a_version_that_nobody_can_load_ends_the_run_once_nothing_else_moves(
+    is_generating: bool,
+) -> None:
+    """Its bytes are lost, and while it is the newest nobody publishes another."""
+    bound = {"groups_per_step": 1, "max_staleness": int(is_generating)}
+    play = Play(make_config(schedule=bound), engines=2)
+    play.generate(play.take(GrantLease)[0])
+    play.score_all()
+    play.commit()
+    play.send(WeightsPublished(1))
+    for _ in range(MAX_SHORT_LOADS):
+        assert play.take(Fail) == []
+        play.tick(LOAD_RETRY_S)
+        for load in play.take(LoadWeights):
+            play.send(EngineServing(load.engine, 0))
+    failed = play.take(Fail)
+    assert bool(failed) != is_generating
+    assert all("no engine can load version 1" in fail.text for fail in failed)
