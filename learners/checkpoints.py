@@ -282,10 +282,15 @@ def _replace_directory(partial: Path, target: Path) -> None:
 
 
 def _retire(root: Path, keep: int, fence: int) -> None:
-    """Delete finished checkpoints beyond the newest ``keep``, and what killed writes of this and
-    of earlier drivers left."""
-    for path, _ in list(_by_age(root, []))[keep:]:
-        shutil.rmtree(path)
+    """Delete finished checkpoints beyond the newest ``keep``, those that a later driver did not go
+    on from (it went back behind them), and what killed writes of this and of earlier drivers left.
+    """
+    kept: list[int] = []
+    for path, manifest in _by_age(root, []):
+        if len(kept) < keep and manifest.step < min(kept, default=manifest.step + 1):
+            kept.append(manifest.step)
+        else:
+            shutil.rmtree(path)
     for path in root.glob(f"{PARTIAL}*-step-*"):
         if int(path.name.removeprefix(PARTIAL).partition("-")[0]) <= fence:
             shutil.rmtree(path, ignore_errors=True)

@@ -233,3 +233,12 @@ def test_model_files_are_copied_without_weights_and_with_the_new_dtype(tmp_path:
         "hidden_size": 8,
         "dtype": "float32",
     }
+
+
+def test_what_a_driver_went_back_behind_takes_no_place_of_those_that_are_kept(
+    tmp_path: Path,
+) -> None:
+    for step in (2, 4, 6):
+        commit(tmp_path, step)
+    commit(tmp_path, 5, fence=2)  # it went on from step 4, since step 6 was damaged or too late
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-4", "step-5"]
