@@ -119,7 +119,7 @@ def plan(
     arguments: Arguments = None,
     config: Overlays = None,
     gpus: Annotated[
-        int, typer.Option(min=2, help="GPUs to split; cores if none are reserved.")
+        int, typer.Option(min=2, max=10_000, help="GPUs to split; cores if none are reserved.")
     ] = 8,
     run_dir: Annotated[Path | None, typer.Option("--run", help="Measured in this run.")] = None,
     profile: Annotated[Path | None, typer.Option(help="profiles.json of a run.")] = None,

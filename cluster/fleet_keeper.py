@@ -37,6 +37,7 @@ from safeladder.fleet_config import fleet_of
 LOOK_EVERY_S = 0.5
 FOLDER = "fleets"
 MAX_ACTORS = 100_000
+MAX_DIGITS = 9
 
 
 class FleetKeeper:
@@ -161,7 +162,8 @@ def parse_sizes(settings: list[str]) -> dict[str, int]:
     sizes = {}
     for setting in settings:
         name, _, number = setting.partition("=")
-        if not name or not (number.isascii() and number.isdecimal()):
+        is_number = number.isascii() and number.isdecimal() and len(number) <= MAX_DIGITS
+        if not name or not is_number:
             raise ConfigError(f"--set {setting}: write fleet=engines, such as h100=6")
         sizes[name] = int(number)
     return sizes

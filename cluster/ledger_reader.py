@@ -31,6 +31,8 @@ def reading(run: RunDirectory) -> Iterator[sqlite3.Connection]:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     if kind is None:
         raise ConfigError(f"{run.path} has no ledger: training has not begun")
+    if kind != "file" or wal not in (None, "file"):
+        raise ConfigError(f"{path} is no file, or its WAL is none; restore it, or name another run")
     # A reader of a closed WAL database would leave two files beside it; an immutable one does not.
     how = "mode=ro" if wal is not None else "mode=ro&immutable=1"
     uri = f"{path.absolute().as_uri()}?{how}"

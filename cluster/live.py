@@ -16,6 +16,9 @@ from cluster.coordinator_status import CoordinatorStatus
 from cluster.run_directory import RunDirectory
 from safeladder.paths import PathError, read_bytes
 
+LAST_S = 1e11
+"""No clock shows a later time."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveStatus:
@@ -63,6 +66,14 @@ def read_live(run: RunDirectory) -> LiveStatus | None:
     """The last look; None if there is none, or none that can be read."""
     try:
         fields = json.loads(read_bytes(run.path / "live.json"))
-        return LiveStatus(**{**fields, "waits": tuple(fields["waits"])})
-    except (FileNotFoundError, PathError, ValueError, TypeError, KeyError):
+        look = LiveStatus(**{**fields, "waits": tuple(fields["waits"])})
+        return look if _is_sound(look) else None
+    except (FileNotFoundError, PathError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _is_sound(look: LiveStatus) -> bool:
+    is_time = isinstance(look.unix_s, float) and 0 <= look.unix_s < LAST_S
+    is_text = all(isinstance(wait, str) for wait in look.waits)
+    counts = look.counts.values() if isinstance(look.counts, dict) else (None,)
+    return is_time and is_text and all(type(count) is int for count in counts)

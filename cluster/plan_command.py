@@ -7,6 +7,7 @@ table. Every assumption that it makes itself is printed too.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,9 +27,14 @@ from cluster.split_plan import TAIL_SHARE, PlanInputs, PlannedSplit, best_planne
 from safeladder.config import Config
 from safeladder.engine_profile import EngineProfile
 from safeladder.errors import ConfigError
+from safeladder.paths import read_bytes
 
 MAX_LINES = 12
 """Of the table; the best split and its neighbours are always among them."""
+
+MAX_VERDICT_S = 1e6
+MAX_LENGTH = 10**9
+"""Tokens of one response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +88,10 @@ def plan_inputs(config: Config, options: PlanOptions) -> PlanInputs:
         raise ConfigError(f"the engine's profile: {error}") from None
     if not 0 < options.scaling <= 1:
         raise ConfigError(f"--scaling {options.scaling}: write a number above 0, at most 1")
-    if options.verdict_s <= 0:
-        raise ConfigError(f"--verdict-s {options.verdict_s}: write seconds above 0")
+    if not 0 < options.verdict_s <= MAX_VERDICT_S:
+        raise ConfigError(
+            f"--verdict-s {options.verdict_s}: write seconds above 0, at most {MAX_VERDICT_S:g}"
+        )
     return PlanInputs(
         num_gpus=options.gpus,
         engine_gpus=engine_units,
@@ -121,7 +129,10 @@ def _profile(options: PlanOptions) -> EngineProfile:
         raise ConfigError("how fast is an engine? Give --profile profiles.json, or --run RUN")
     fleets = read_profiles(path)
     if not fleets:
-        raise ConfigError(f"{path} has no profile of an engine")
+        raise ConfigError(
+            f"{path} is not there, or has no profile of an engine; name the profiles.json of a run "
+            "that has trained"
+        )
     name = options.fleet or next(iter(fleets))
     if name not in fleets or (options.fleet is None and len(fleets) > 1):
         names = ", ".join(sorted(fleets))
@@ -143,14 +154,20 @@ def _lengths(config: Config, options: PlanOptions) -> Lengths:
         text = options.lengths
     try:
         if text.endswith(".json"):
-            return MeasuredLengths([int(n) for n in json.loads(Path(text).read_text())])
+            return MeasuredLengths([_tokens(n) for n in json.loads(read_bytes(Path(text)))])
         mean, longest, *sigma = (float(part) for part in text.split(","))
-        return LogNormalLengths(mean, int(longest), *sigma)
-    except (ValueError, TypeError, OSError) as error:
+        return LogNormalLengths(mean, _tokens(longest), *sigma)
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise ConfigError(
             f"--lengths {text}: write mean,max or mean,max,sigma, or name a JSON file with a list "
             f"of lengths ({error})"
         ) from None
+
+
+def _tokens(number: float) -> int:
+    if not number <= MAX_LENGTH:
+        raise ValueError(f"no response has {number:g} tokens")
+    return int(number)
 
 
 def _train_rate(options: PlanOptions) -> float:
@@ -166,7 +183,7 @@ def _train_rate(options: PlanOptions) -> float:
         num_gpus = earlier.learner.ranks * _units(earlier)[1]
         tokens = _median_of(options.run, ("train/trained_tokens", "time/train_s"))
         rate = tokens * earlier.learner.epochs / num_gpus
-    if not rate > 0:
+    if not 0 < rate < math.inf:
         raise ConfigError(f"--train-tokens-per-s {rate}: write a number above 0")
     return rate
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster.run_directory import write_json
 from safeladder.engine_profile import EngineProfile
 from safeladder.errors import ConfigError
+from safeladder.paths import read_bytes
 
 
 def write_profiles(path: Path, profiles: Mapping[str, Mapping[str, EngineProfile]]) -> None:
@@ -27,12 +28,14 @@ def read_profiles(path: Path) -> dict[str, dict[str, EngineProfile]]:
     """What ``write_profiles`` wrote; empty if there is no file. Raises ``ConfigError`` if it cannot
     be read."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_bytes(path))
         return {
             fleet: {engine: EngineProfile.from_row(row) for engine, row in engines.items()}
             for fleet, engines in rows.items()
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except KeyError as error:
+        raise ConfigError(f"{path} is no file of profiles: an engine without {error}") from None
+    except (ValueError, OverflowError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is no file of profiles: {error}") from None

@@ -41,7 +41,7 @@ from safeladder.errors import (
     RunExistsError,
     SafeladderError,
 )
-from safeladder.paths import PathError, is_file, kind_of
+from safeladder.paths import PathError, is_file, kind_of, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -223,9 +223,9 @@ class RunDirectory:
     def status(self) -> Status | None:
         """The last status; None if none was written or it cannot be read."""
         try:
-            fields = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            fields = json.loads(read_bytes(self.path / "status.json"))
             return Status(**fields)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def write_status(self, status: Status) -> None:

@@ -17,6 +17,7 @@ and then wait for each other (a few per cent), and deaths.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from cluster.length_distribution import Lengths, longest_of
 from cluster.modelled_engine import DecodeCurve
@@ -242,12 +243,17 @@ def _most_running(inputs: PlanInputs, engines: int) -> float:
 def _occupancy(inputs: PlanInputs) -> float:
     """Mean share of a group's siblings that still run while the group holds its place: the mean
     length over the mean length of the longest sibling."""
-    longest = sum(
-        inputs.lengths.quantile(((i + 0.5) / GRID) ** (1 / inputs.group_size)) for i in range(GRID)
-    )
-    return _moments(inputs.lengths)[0] / (longest / GRID)
+    return _moments(inputs.lengths)[0] / _mean_of_longest(inputs.lengths, inputs.group_size)
 
 
+# The same for every split.
+@lru_cache(maxsize=16)
+def _mean_of_longest(lengths: Lengths, group_size: int) -> float:
+    grid = (lengths.quantile(((i + 0.5) / GRID) ** (1 / group_size)) for i in range(GRID))
+    return sum(grid) / GRID
+
+
+@lru_cache(maxsize=16)
 def _moments(lengths: Lengths) -> tuple[float, float]:
     """Mean, and mean of the squares."""
     grid = [lengths.quantile((i + 0.5) / GRID) for i in range(GRID)]

@@ -9,7 +9,8 @@ and show in tokens per second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -166,6 +167,7 @@ def step_gap(rows: Sequence[Row], newest: int | None = None) -> StepGap | None:
     """The gap of a run's training rows, or of its ``newest`` ones; None if no row has the account
     (runs of earlier versions)."""
     known = [row for row in rows if all(_is_number(row.get(name)) for name in NEEDED)]
+    known = [row for row in known if row["time/step_s"] > 0]
     known = known[WARM_UP_STEPS:] or known
     if newest is not None:
         known = known[-newest:]
@@ -174,11 +176,13 @@ def step_gap(rows: Sequence[Row], newest: int | None = None) -> StepGap | None:
 
     def of_step(name: str) -> float:
         """Median of a column that is in seconds."""
-        return median(float(row.get(name, 0.0)) for row in known)
+        return _median(float(row[name]) for row in known if _is_number(row.get(name)))
 
     def of_share(name: str) -> float:
         """Median of a column that is a share of its own step, in seconds."""
-        return median(float(row.get(name, 0.0)) * float(row["time/step_s"]) for row in known)
+        return _median(
+            row[name] * float(row["time/step_s"]) for row in known if _is_number(row.get(name))
+        )
 
     fleets = {name for row in known for name in row if name.endswith("/full")}
     return StepGap(
@@ -197,5 +201,11 @@ def step_gap(rows: Sequence[Row], newest: int | None = None) -> StepGap | None:
     )
 
 
+def _median(values: Iterable[float]) -> float:
+    """Of what was written; 0 if no row has it."""
+    found = list(values)
+    return median(found) if found else 0.0
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+    return (isinstance(value, float) and math.isfinite(value)) or type(value) is int

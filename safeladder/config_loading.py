@@ -278,7 +278,7 @@ def _masked(value: Any, *, is_secret: bool) -> Any:
 def _nearest(where: tuple[int | str, ...]) -> str:
     """The closest valid key beside a wrong one, else one of that name elsewhere, else all."""
     schema = Config.model_json_schema()
-    named = where[0] in ("principles", "routes")
+    named = where[0] in ("principles", "routes", "fleets")
     parent = ".".join("*" if named and i == 1 else str(k) for i, k in enumerate(where[:-1]))
     dotted_keys = list(_dotted_keys(schema, schema, ""))
     beside = [key.rpartition(".")[2] for key in dotted_keys if key.rpartition(".")[0] == parent]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, Self
@@ -48,8 +49,15 @@ class EngineProfile:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
-        """The inverse of ``as_row``."""
+        """The inverse of ``as_row``. Raises ``ValueError``, ``TypeError`` or ``KeyError`` for what
+        no engine can have measured."""
+        for name in ("kv_tokens", "max_sequences"):
+            if type(row[name]) is not int or row[name] < 1:
+                raise ValueError(f"{name} is a whole number above 0, not {row[name]!r:.40}")
         speeds = tuple((int(sequences), float(speed)) for sequences, speed in row["speeds"])
+        for speed in (speed for _, speed in speeds):
+            if not 0 < speed < math.inf:
+                raise ValueError(f"speeds are tokens a second above 0, not {speed!r}")
         return cls(**{**row, "speeds": speeds})
 
 

@@ -201,7 +201,9 @@ def test_a_run_that_is_over_answers_nobody(stage: Stage) -> None:
     assert "ended; nothing changed" in done.output
 
 
-@pytest.mark.parametrize("setting", ["h100", "h100=", "=3", "h100=-1", "h100=2.5"])
+@pytest.mark.parametrize(
+    "setting", ["h100", "h100=", "=3", "h100=-1", "h100=2.5", "h100=" + "9" * 5000]
+)
 def test_a_setting_is_a_fleet_and_a_number(setting: str) -> None:
     with pytest.raises(ConfigError, match="write fleet=engines"):
         parse_sizes([setting])

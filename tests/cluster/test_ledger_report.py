@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -198,7 +199,7 @@ def test_a_batch_that_is_gone_is_told_but_breaks_nothing(played: RunDirectory) -
     assert "batches not there: 1, of steps 2\n" in done.output
 
 
-@pytest.mark.parametrize("case", ["no run", "no ledger", "no database", "folder"])
+@pytest.mark.parametrize("case", ["no run", "no ledger", "no database", "folder", "pipe"])
 def test_a_path_that_holds_no_ledger_gets_one_sentence(run: RunDirectory, case: str) -> None:
     path = run.path
     if case == "no run":
@@ -207,6 +208,8 @@ def test_a_path_that_holds_no_ledger_gets_one_sentence(run: RunDirectory, case: 
         run.ledger.write_text("no database" * 100)
     elif case == "folder":
         run.ledger.mkdir()
+    elif case == "pipe":
+        os.mkfifo(run.ledger)
     done = invoke(path)
     assert done.exit_code == (6 if case == "no run" else 2)
     (line,) = done.stderr.splitlines()

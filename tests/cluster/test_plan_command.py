@@ -1,6 +1,7 @@
 """``safeladder plan``: what it prints, and what it says if something is missing."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,11 @@ def test_what_is_missing_is_asked_for(config: Path, profiles: Path) -> None:
         (["--scaling", "2"], "--scaling 2"),
         (["--train-tokens-per-s", "0"], "--train-tokens-per-s 0"),
         (["--verdict-s", "-1"], "--verdict-s -1"),
+        (["--lengths", "5,inf"], "no response has inf tokens"),
+        (["--verdict-s", "inf"], "--verdict-s inf"),
+        (["--verdict-s", "nan"], "--verdict-s nan"),
+        (["--train-tokens-per-s", "inf"], "--train-tokens-per-s inf"),
+        (["--gpus", "99999999"], "--gpus"),
         (["--fleet", "h100"], "choose one with --fleet"),
         (["--gpus", "2", "rollout.num_gpus=2"], "2 GPUs hold no engine of 2"),
     ],
@@ -123,3 +129,25 @@ def test_a_profile_that_measured_no_speed_is_refused(config: Path, tmp_path: Pat
     path.write_text(json.dumps({"rollout": {"rollout-0": {**PROFILE, "speeds": []}}}))
     result = plan(config, *measured(path))
     assert "no engine of rollout has measured its speed" in result.output
+
+
+def test_a_pipe_is_not_waited_for(config: Path, profiles: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    assert "a pipe or device" in plan(config, *measured(pipe)).output.replace("\n", " ")
+    lengths = plan(config, *measured(profiles), "--lengths", str(pipe))
+    assert "a pipe or device" in lengths.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_sequences": 0}, {"max_sequences": "x"}, {"kv_tokens": None},
+              {"speeds": [[1, float("nan")]]}],
+)  # fmt: skip
+def test_a_profile_that_no_engine_can_have_measured_is_refused(
+    config: Path, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps({"rollout": {"rollout-0": {**PROFILE, **wrong}}}))
+    result = plan(config, *measured(path))
+    assert result.exit_code == 2
+    assert "is no file of profiles" in result.output.replace("\n", " ")

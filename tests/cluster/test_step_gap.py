@@ -82,3 +82,9 @@ def test_only_the_newest_rows_count_if_so_asked() -> None:
 def test_rows_of_runs_without_the_account_give_no_gap() -> None:
     assert step_gap([{"time/step_s": 3.0, "time/train_s": 2.0}]) is None
     assert step_gap([]) is None
+
+
+def test_rows_that_cannot_be_measured_do_not_count() -> None:
+    assert step_gap([row(step_s=0.0), row(step_s=float("nan"))]) is None
+    damaged = {**row(), "group/tail_s": "x", "group/score_p99_s": None}
+    assert gap_of(damaged).tail_s == 0.0  # type: ignore[arg-type]

@@ -84,7 +84,29 @@ def test_a_run_that_has_not_begun_and_a_folder_without_run_are_errors(
         why_command(tmp_path / "nowhere", 20, as_json=False)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"unix_s": 1}', "{", '{"waits": 3}'])
+LOOK = {
+    "unix_s": 1.0, "version": 0, "published_version": 0, "running_step": None, "paused_by": None,
+    "counts": {"leased": 1}, "waits": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", '{"unix_s": 1}', "{", '{"waits": 3}', "[" * 100_000]
+    + [
+        json.dumps({**LOOK, **wrong})
+        for wrong in ({"unix_s": None}, {"unix_s": 1e308}, {"unix_s": float("nan")},
+                      {"counts": {"leased": "x"}}, {"counts": 3}, {"waits": [3]})
+    ],
+)  # fmt: skip
 def test_a_damaged_look_is_none(run: RunDirectory, content: str) -> None:
+    (run.path / "live.json").write_text(json.dumps(LOOK))
+    assert read_live(run) is not None
     (run.path / "live.json").write_text(content)
     assert read_live(run) is None
+
+
+def test_a_status_that_is_a_pipe_is_not_waited_for(run: RunDirectory) -> None:
+    (run.path / "status.json").unlink()
+    os.mkfifo(run.path / "status.json")
+    assert run.status() is None
