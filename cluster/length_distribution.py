@@ -32,6 +32,10 @@ class Lengths(Protocol):
         """The length that this share, in (0, 1), does not exceed."""
         ...
 
+    def __hash__(self) -> int:
+        """What follows from a distribution is kept by it."""
+        ...
+
 
 def longest_of(lengths: Lengths, count: int) -> float:
     """The longest of ``count`` responses, as its median."""

@@ -27,7 +27,7 @@ from pathlib import Path
 from learners.disk import naming_the_disk, sync_directory
 from safeladder.commit_points import reached
 from safeladder.errors import ChecksumError, FencedError, NotResumableError
-from safeladder.paths import is_file
+from safeladder.paths import is_file, read_bytes
 
 WEIGHTS, OPTIMIZER, RNG = "model.safetensors", "optimizer.safetensors", "rng.safetensors"
 MANIFEST, LATEST, FENCE, PARTIAL = "manifest.json", "LATEST", "FENCE", ".partial-"
@@ -61,7 +61,7 @@ class CheckpointManifest:
 def read_manifest(checkpoint: Path) -> CheckpointManifest:
     """The manifest as it stands; file contents are not checked. Raises ``NotResumableError``."""
     try:
-        manifest = CheckpointManifest(**json.loads((checkpoint / MANIFEST).read_text()))
+        manifest = CheckpointManifest(**json.loads(read_bytes(checkpoint / MANIFEST)))
         _require_types(manifest)
         return manifest
     except FileNotFoundError:

@@ -163,6 +163,7 @@ def rewritten(
         ("invalid", "in spite of an INVALID verdict"),
         ("unjudged", "a group is trained whole or not at all"),
         ("cut", "step-2.safetensors cannot be read"),
+        ("pipe", "step-2.safetensors cannot be read"),
     ],
 )
 def test_a_batch_that_the_ledger_does_not_know_is_found(
@@ -185,6 +186,9 @@ def test_a_batch_that_the_ledger_does_not_know_is_found(
         rewritten(played, 2, samples, json.dumps(spoiled))
     elif damage == "unjudged":
         rewritten(played, 2, samples, json.dumps(verdicts[1:]))
+    elif damage == "pipe":
+        path.unlink()
+        os.mkfifo(path)
     else:
         path.write_bytes(path.read_bytes()[:200])
     done = invoke(played)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ def test_a_missing_file_makes_a_checkpoint_not_resumable(tmp_path: Path, damage:
 def test_an_unreadable_manifest_is_skipped_with_the_reason(tmp_path: Path) -> None:
     path = commit(tmp_path, 1)
     (path / "manifest.json").write_text("{")
+    assert "cannot be read" in newest_valid(tmp_path)[2][0][1]
+    (path / "manifest.json").unlink()
+    os.mkfifo(path / "manifest.json")
     assert "cannot be read" in newest_valid(tmp_path)[2][0][1]
 
 
