@@ -16,6 +16,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from learners.batches import UNREADABLE, batch_path
+from safeladder.paths import refuse_pipe
 from safeladder.records import VerdictStatus
 
 
@@ -88,6 +89,7 @@ def _faults(batch: _Batch, trained: set[str], group_size: int) -> Iterator[str]:
 
 def _read(path: Path) -> _Batch:
     """Ids, verdicts and the oldest token; the other arrays are not read."""
+    refuse_pipe(path)
     with safe_open(path, framework="numpy") as file:
         metadata: dict[str, str] = file.metadata()
         versions = file.get_tensor("token_versions")

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from learners.disk import naming_the_disk
 from learners.safetensors_stream import SafetensorsStream, Slot
 from safeladder.commit_points import reached
-from safeladder.paths import PathError, kind_of
+from safeladder.paths import refuse_pipe
 from safeladder.records import (
     Floats,
     GroupKey,
@@ -123,8 +123,7 @@ def batch_path(folder: Path, step: int) -> Path:
 
 def read_batch(path: Path) -> tuple[list[TrainingSample], dict[str, str]]:
     """The samples of a written batch, equal to what was trained, and its metadata."""
-    if kind_of(path) == "other":
-        raise PathError("a pipe or device, no regular file")
+    refuse_pipe(path)
     with safe_open(path, framework="numpy") as file:
         metadata: dict[str, str] = file.metadata()
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

@@ -52,6 +52,12 @@ def read_bytes(path: Path) -> bytes:
         raise PathError(_reason(error)) from None
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raise ``PathError`` for what a reader would wait for; all else is for the reader to find."""
+    if kind_of(path) == "other":
+        raise PathError("a pipe or device, no regular file")
+
+
 def _reason(error: OSError | ValueError) -> str:
     text = error.strerror if isinstance(error, OSError) else None
     return (text or str(error)).lower()
