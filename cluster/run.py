@@ -41,6 +41,7 @@ from curricula.prompts import PromptOrder, load_prompts
 from learners.checkpoints import take_over
 from safeladder.commit_points import reached
 from safeladder.config import Config
+from safeladder.errors import NotResumableError
 
 SFT_DEADLINE_S = 4 * 3600.0
 
@@ -89,6 +90,7 @@ class Run:
                 Ledger.open(self._directory.ledger, run, self._prompts.digest)
             )
             self._ledger = ledger
+            self._require_checkpoint()
             self._fence = ledger.raise_fence(self._step)
             take_over(self._directory.checkpoints, self._fence)
             services = VerifierServices(
@@ -139,6 +141,15 @@ class Run:
         self._write_status("finished", exit_code=0)
         reached("run.finished")
         return 0
+
+    def _require_checkpoint(self) -> None:
+        """A driver that was thought dead may have gone on, and removed the checkpoint that this one
+        chose. Once the fence is raised, what it saved since would not count: look before."""
+        if self._checkpoint is not None and not self._checkpoint.is_dir():
+            raise NotResumableError(
+                f"{self._checkpoint} was removed while this driver started: another driver of the "
+                "run is alive; end it, then resume"
+            )
 
     def _before_rl(self, config: Config, crew: Crew) -> None:
         """Bring the policy to version ``step``, the start of RL; evaluate it on the way."""

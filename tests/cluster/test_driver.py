@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.driver import initial_policy, newest_checkpoint, resume
+from cluster.ledger import Ledger
+from cluster.run import Run
 from cluster.run_directory import RunDirectory, Status
 from learners.checkpoints import CheckpointManifest, commit_checkpoint, write_durably
 from safeladder.config import Config
@@ -113,3 +115,20 @@ def test_a_finished_run_is_not_resumed_and_stays_finished(tmp_path: Path) -> Non
         resume(run.path)
     run.record_failure(caught.value, take_over=True)
     assert run.status() == finished
+
+
+def test_a_checkpoint_that_a_living_driver_removed_meanwhile_is_noticed_before_the_fence(
+    tmp_path: Path,
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "hello", "route": "safety"}\n')
+    config, run = make_run(tmp_path, data={"train": [str(rows)]})
+    with Ledger.open(run.ledger, config.run.name) as ledger:
+        fence = ledger.raise_fence()
+    chosen = save(run.checkpoints, 1)
+    resumed = Run(config, run, chosen, config.model.path)
+    shutil.rmtree(chosen)
+    with pytest.raises(NotResumableError, match="another driver of the run is alive"):
+        resumed.execute()
+    with Ledger.open(run.ledger, config.run.name) as ledger:
+        assert ledger.raise_fence() == fence + 1, "the failed start raised none"
