@@ -153,9 +153,12 @@ def test_the_salt_of_a_continued_request_is_the_served_version(
 
 def test_interrupted_or_not_a_greedy_answer_is_the_same(lab: Laboratory) -> None:
     greedy = draw(1, 40, temperature=0.0)
-    (whole,) = lab.run(lab.answers(ask(LONG), greedy))
-    samples, _ = lab.run(lab.interrupted(ask(LONG), greedy, 9))
-    (continued,) = lab.run(lab.answers(ask(LONG), greedy, begun=open_partials(samples)))
+    prompts = [ask(text) for text in (LONG, "hello", "something else", "why", "one two three")]
+    answers = [lab.run(lab.answers(prompt, greedy))[0] for prompt in prompts]
+    whole, prompt = max(zip(answers, prompts, strict=True), key=lambda pair: pair[0].tokens.size)
+    assert whole.tokens.size > 10
+    samples, _ = lab.run(lab.interrupted(prompt, greedy, 3))
+    (continued,) = lab.run(lab.answers(prompt, greedy, begun=open_partials(samples)))
     assert continued.tokens.tolist() == whole.tokens.tolist()
     assert continued.finish_reason == whole.finish_reason
     assert np.abs(continued.behavior_logprobs - whole.behavior_logprobs).max() < EXACT
