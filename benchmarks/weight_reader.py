@@ -23,7 +23,7 @@ class Reading:
 
     seconds: float
     files: frozenset[tuple[str, int]]
-    """Shared memory that the tensors are views of: (device, inode)."""
+    """Shared memory that the tensors are views of, if it was looked at: (device, inode)."""
     is_writeable: bool
     """Whether any tensor may be written to."""
     deltas_taken: int
@@ -39,14 +39,16 @@ class WeightReader:
         """Answer once."""
         return True
 
-    async def take(self, manifest: WeightManifest, payload: WeightPayload) -> Reading:
-        """Read one version."""
+    async def take(
+        self, manifest: WeightManifest, payload: WeightPayload, *, look: bool = False
+    ) -> Reading:
+        """Read one version; ``look`` where its bytes lie, which takes longer than to read it."""
         began = time.perf_counter()
         tensors = await self._intake.take(manifest, payload)
         seconds = time.perf_counter() - began
         return Reading(
             seconds=seconds,
-            files=frozenset(shared_file(raw) for raw in tensors.values()),
+            files=frozenset(shared_file(raw) for raw in tensors.values() if look),
             is_writeable=any(raw.flags.writeable for raw in tensors.values()),
             deltas_taken=self._intake.deltas_taken,
         )

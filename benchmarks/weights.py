@@ -62,6 +62,7 @@ def measure_transport(store: Any, reader: Any, raw: dict[str, RawBytes], config:
     target = {name: np.zeros_like(array) for name, array in raw.items()}
     runs = split(sizes, config.weights.chunk_bytes)
     times: dict[str, list[float]] = defaultdict(list)
+    held = None
     for _ in range(WARM_UP_ROUNDS + ROUNDS):
         time.sleep(PAUSE_S)
         began = time.perf_counter()
@@ -73,15 +74,17 @@ def measure_transport(store: Any, reader: Any, raw: dict[str, RawBytes], config:
         times["checksums"].append(time.perf_counter() - began)
         began = time.perf_counter()
         chunks = asyncio.run(_put_all(store, [{n: raw[n] for n in names} for names in runs]))
-        reading = _ask(
-            reader, "take", manifest=manifest, payload=WeightPayload(chunks=tuple(chunks))
-        )
+        payload = WeightPayload(chunks=tuple(chunks))
+        times["put"].append(time.perf_counter() - began)
+        reading = _ask(reader, "take", manifest=manifest, payload=payload)
         times["transport"].append(time.perf_counter() - began)
         times["read"].append(reading.seconds)
-        if reading.is_writeable or len(reading.files) != 1:
-            raise RuntimeError(f"the tensors were copied on their way: {reading}")
-        times["put"].append(times["transport"][-1] - reading.seconds)
-        del chunks
+        place = _ask(reader, "take", manifest=manifest, payload=payload, look=True)
+        if place.is_writeable or len(place.files) != 1:
+            raise RuntimeError(f"the tensors were copied on their way: {place}")
+        held = payload  # until the next version is there, as by the weight store
+        del chunks, payload
+    del held
     first = times["transport"][0]
     rounds = {name: taken[WARM_UP_ROUNDS:] for name, taken in times.items()}
     ratios = [m / t for m, t in zip(rounds["memcpy"], rounds["transport"], strict=True)]

@@ -85,7 +85,7 @@ class Cluster:
         return manifest, WeightPayload(chunks=handles)
 
     def read(self, manifest: WeightManifest, payload: WeightPayload) -> list[Any]:
-        arguments = {"manifest": manifest, "payload": payload}
+        arguments = {"manifest": manifest, "payload": payload, "look": True}
         calls = [submit(reader, "take", arguments) for reader in self.readers]
         return [outcome(call, 60.0) for call in calls]
 
