@@ -19,6 +19,7 @@ from rich.table import Table
 from cluster.history import AXES, read_history, read_lines
 from cluster.line_plot import Points, line_plot
 from cluster.run_directory import RunDirectory, write_json
+from cluster.terminal import NO_PRINCIPLES
 from safeladder.config_loading import shareable, to_yaml
 from safeladder.errors import EnvironmentUnfitError
 from safeladder.paths import read_bytes
@@ -55,7 +56,7 @@ def _of_fleets(figure: str) -> Callable[[str], bool]:
 
 
 PLOTS: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("Reward by principle", lambda m: m.startswith("reward/") and m != "reward/mean"),
+    ("Reward by principle", lambda m: m.startswith("reward/") and m not in NO_PRINCIPLES),
     ("Combined reward", _is("reward/mean")),
     ("Staleness (versions)", lambda m: "staleness" in m),
     ("KL (nats per token)", lambda m: "kl" in m.rpartition("/")[2].split("_")),

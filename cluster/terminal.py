@@ -24,6 +24,9 @@ ROWS = 8
 BUSY_SHARE = 0.9
 """A learner that trains for this share of a step is what the others wait for."""
 
+NO_PRINCIPLES = ("reward/mean", "reward/generation")
+"""Columns beside the means of the principles: what is trained, and which panel judged it."""
+
 Row = Mapping[str, float]
 
 
@@ -161,7 +164,7 @@ def _rewards(row: Row) -> dict[str, str]:
     return {
         name.removeprefix("reward/"): f"{value:.2f}"
         for name, value in row.items()
-        if name.startswith("reward/") and name != "reward/mean"
+        if name.startswith("reward/") and name not in NO_PRINCIPLES
     }
 
 

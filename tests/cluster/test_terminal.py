@@ -8,7 +8,8 @@ from safeladder.engine_profile import EngineLoad
 
 ROW = {
     "train/step": 3.0, "rollout/version": 3.0, "reward/mean": 0.4, "reward/safety": 0.3,
-    "reward/normal": 0.5, "train/staleness_mean": 0.5, "train/staleness_max": 1.0,
+    "reward/normal": 0.5, "reward/generation": 2.0,
+    "train/staleness_mean": 0.5, "train/staleness_max": 1.0,
     "train/kl_behavior": 0.9, "train/kl_reference": 0.01, "rollout/tokens_per_s": 88.0,
     "time/step_s": 10.0, "time/train_s": 7.0, "dropped/filtered": 3.0, "dropped/stale": 1.0,
 }  # fmt: skip
