@@ -141,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config([CONFIG], options.overrides)
         convert(config.model.path)
         prepare_ray(config)
-        small = small_model(folder / "small", config.model.path)
+        small = small_model(folder / "small-model", config.model.path)
         models = {
             "small": [
                 f"model.path={small}", "learner.train_last_layers=null",
