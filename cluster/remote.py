@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 LOCAL_TRIES = 3
 """Starts of a local Ray before the run gives up."""
-SLOW_START = "timed out during startup"
-"""What Ray says when its own processes took too long."""
+SLOW_START = "timed out"
+"""Ray says so, in several sentences, when its own processes took too long."""
 
 
 class Pending(Enum):
@@ -257,7 +257,7 @@ def _local_ray(config: Config) -> ExitStack:
             try:
                 _init("local", options)
             except EnvironmentUnfitError as error:
-                if SLOW_START not in str(error) or not tries_left:
+                if SLOW_START not in str(error).lower() or not tries_left:
                     raise
                 log.warning("%s; trying again", error)
             else:

@@ -17,6 +17,7 @@ from tests.cluster.coordinator_play import make_config
 pytestmark = pytest.mark.process
 
 TOO_SLOW = "The current node timed out during startup. This could happen because …"
+NO_PORT = "Timed out waiting for file /tmp/…/gcs_server_port_9fd1"
 
 
 class SlowRay:
@@ -48,7 +49,7 @@ def slow_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowRay]:
 
 
 def test_a_slow_start_is_tried_again_after_what_it_left_is_ended(slow_ray: SlowRay) -> None:
-    slow_ray._failures += [TOO_SLOW, TOO_SLOW]
+    slow_ray._failures += [TOO_SLOW, NO_PORT]
     with remote.session(make_config()):
         first, second, third = slow_ray.started
         assert first.wait(timeout=10) < 0
