@@ -145,8 +145,6 @@ class Loop:
                 commands += self._coordinator.handle(event)
             self._ledger.apply(self._coordinator.drain_transitions(), self._fence)
             for command in commands:
-                if isinstance(command, Finish | Fail):
-                    self._tell_steps()
                 if isinstance(command, Finish):
                     return
                 self._execute(command)
