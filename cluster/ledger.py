@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -129,8 +129,9 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def raise_fence(self, checkpoint_step: int = 0) -> int:
-        """Take the run over, going on from the checkpoint of a step (0: from the start).
+    def raise_fence(self, checkpoint_step: int | Callable[[int], int] = 0) -> int:
+        """Take the run over, going on from the checkpoint of a step (0: from the start), or of the
+        step that a function says, which is told the new fence while nobody else can write.
 
         In one transaction: groups admitted to a step that the checkpoint covers become TRAINED (the
         driver died between the step and its rows), groups trained after the checkpoint and all
@@ -141,13 +142,14 @@ class Ledger:
         with self._transaction():
             reached("fence.read")
             fence = self._number("SELECT fence FROM run") + 1
-            values = {"step": checkpoint_step, "fence": fence, "unix_s": time.time()}
+            step = checkpoint_step if isinstance(checkpoint_step, int) else checkpoint_step(fence)
+            values = {"step": step, "fence": fence, "unix_s": time.time()}
             for statement in (_START, _REMEMBER_COMMITTED, _COMMIT, _REMEMBER_UNDONE, _UNDO):
                 self._connection.execute(statement, values)
             known = self._number("SELECT coalesce(max(step), 0) FROM groups WHERE state='trained'")
-            if known != checkpoint_step:
+            if known != step:
                 raise NotResumableError(
-                    f"{self._path}: the checkpoint is of step {checkpoint_step}, but the ledger "
+                    f"{self._path}: the checkpoint is of step {step}, but the ledger "
                     f"knows steps up to {known} only; use the ledger that belongs to it, or an "
                     "older checkpoint"
                 )

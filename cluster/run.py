@@ -16,9 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from cluster.coordinator import Coordinator
 from cluster.crew import Crew
@@ -31,6 +29,7 @@ from cluster.monitor_link import MonitorLink
 from cluster.panel_keeper import PanelKeeper, require_right_canaries
 from cluster.remote import session
 from cluster.results import Results
+from cluster.resume_point import ResumePoint
 from cluster.run_directory import RunDirectory, Status
 from cluster.services import VerifierServices
 from cluster.supervised import supervised_rows
@@ -38,32 +37,20 @@ from cluster.swaps import PanelSource, Swaps
 from cluster.telemetry import Telemetry
 from cluster.terminal import Terminal
 from curricula.prompts import PromptOrder, load_prompts
-from learners.checkpoints import take_over
 from safeladder.commit_points import reached
 from safeladder.config import Config
-from safeladder.errors import NotResumableError
 
 SFT_DEADLINE_S = 4 * 3600.0
 
 
 class Run:
-    """One execution of a run, from the start or from ``checkpoint``. ``initial`` is the reference
-    policy then, ``skipped`` says of each newer checkpoint why it was not taken."""
+    """One execution of a run, from the start or from a checkpoint."""
 
-    def __init__(
-        self,
-        config: Config,
-        directory: RunDirectory,
-        checkpoint: Path | None,
-        initial: Path,
-        skipped: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, point: ResumePoint) -> None:
         self._config = config
         self._directory = directory
-        self._checkpoint = checkpoint
-        self._initial = initial
-        self._skipped = skipped
-        self._step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+        self._point = point
+        self._step = point.step
         self._started = time.monotonic()
         self._fence = 0
         self._terminal = Terminal(sys.stdout, config.run.steps)
@@ -78,8 +65,6 @@ class Run:
     def execute(self) -> int:
         """All stages; whatever ends them early, what they started is ended in reverse order."""
         self._write_status("starting")
-        if self._checkpoint is not None:
-            self._say(f"going on from {self._checkpoint}, {len(self._skipped)} newer skipped")
         with ExitStack() as stack:
             stack.callback(self._terminal.close)
             footprint = Footprint()
@@ -90,9 +75,10 @@ class Run:
                 Ledger.open(self._directory.ledger, run, self._prompts.digest)
             )
             self._ledger = ledger
-            self._require_checkpoint()
-            self._fence = ledger.raise_fence(self._step)
-            take_over(self._directory.checkpoints, self._fence)
+            self._fence = ledger.raise_fence(self._settle)
+            point = self._point
+            if point.checkpoint is not None:
+                self._say(f"going on from {point.checkpoint}, {len(point.skipped)} newer skipped")
             services = VerifierServices(
                 self._config, self._directory.config_file, self._directory.services
             )
@@ -104,7 +90,7 @@ class Run:
             reached("ray.started")
             crew = stack.enter_context(Crew(config, self._fence))
             self._say("loading the model: rollout engine, learner, verifiers")
-            crew.bring_up(config.model.path, self._checkpoint)
+            crew.bring_up(config.model.path, point.checkpoint)
             reached("crew.up")
             require_right_canaries(crew, self._panel_source.canaries)
             monitor = MonitorLink(config, self._directory.path, crew.verifier_versions)
@@ -117,7 +103,7 @@ class Run:
                 pid=os.getpid(),
                 fence=self._fence,
             )
-            for text in self._skipped:
+            for text in point.skipped:
                 telemetry.alert("checkpoint", text)
             self._before_rl(config, crew)
             coordinator = self._rl(config, crew, ledger, services, telemetry)
@@ -142,21 +128,18 @@ class Run:
         reached("run.finished")
         return 0
 
-    def _require_checkpoint(self) -> None:
-        """A driver that was thought dead may have gone on, and removed the checkpoint that this one
-        chose. Once the fence is raised, what it saved since would not count: look before."""
-        if self._checkpoint is not None and not self._checkpoint.is_dir():
-            raise NotResumableError(
-                f"{self._checkpoint} was removed while this driver started: another driver of the "
-                "run is alive; end it, then resume"
-            )
+    def _settle(self, fence: int) -> int:
+        """The step to go on from, now that no other driver can write."""
+        self._point = self._point.settle(self._config, self._directory, fence)
+        self._step = self._point.step
+        return self._step
 
     def _before_rl(self, config: Config, crew: Crew) -> None:
         """Bring the policy to version ``step``, the start of RL; evaluate it on the way."""
-        if self._checkpoint is not None:
+        if self._point.checkpoint is not None:
             if self._step == 0:  # a later version is the first thing that the coordinator publishes
                 crew.publish(0)
-            crew.start_reference(self._initial)
+            crew.start_reference(self._point.initial)
             return
         base = config.model.path
         if config.sft is None:

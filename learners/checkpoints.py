@@ -136,6 +136,13 @@ def committed(root: Path) -> bool:
     return (root / LATEST).exists() or any(root.glob("step-*"))
 
 
+def inventory(root: Path) -> frozenset[tuple[str, int]]:
+    """(folder, time of commit in ns) of each finished checkpoint: equal if none came or went."""
+    return frozenset(
+        (path.parent.name, path.stat().st_mtime_ns) for path in root.glob(f"step-*/{MANIFEST}")
+    )
+
+
 def latest_fence(root: Path) -> int:
     """Fence of the driver that ``root`` belongs to: it committed the last checkpoint, or has taken
     the run over since; -1 if there is none."""
@@ -290,6 +297,7 @@ def _retire(root: Path, keep: int, fence: int) -> None:
         if len(kept) < keep and manifest.step < min(kept, default=manifest.step + 1):
             kept.append(manifest.step)
         else:
+            refuse_lower_fence(root, fence)  # a later driver may have chosen this one
             shutil.rmtree(path)
     for path in root.glob(f"{PARTIAL}*-step-*"):
         if int(path.name.removeprefix(PARTIAL).partition("-")[0]) <= fence:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cluster.driver import initial_policy, newest_checkpoint, resume
+from cluster.driver import resume
 from cluster.ledger import Ledger
-from cluster.run import Run
+from cluster.resume_point import ResumePoint, initial_policy, newest_checkpoint
 from cluster.run_directory import RunDirectory, Status
-from learners.checkpoints import CheckpointManifest, commit_checkpoint, write_durably
+from cluster.transitions import GroupState
+from learners.checkpoints import (
+    CheckpointManifest,
+    commit_checkpoint,
+    take_over,
+    write_durably,
+)
 from safeladder.config import Config
-from safeladder.errors import NotResumableError
+from safeladder.errors import FencedError, NotResumableError
 
 from .coordinator_play import make_config
+from .test_ledger import life
 
 SFT = {"data": ["sft.jsonl"]}
 KL = {"kl_coefficient": 0.1}
@@ -26,8 +34,14 @@ def make_run(tmp_path: Path, **sections: dict[str, object]) -> tuple[Config, Run
     return config, RunDirectory.create(config)
 
 
-def save(root: Path, step: int) -> Path:
-    """A checkpoint of a few bytes."""
+def save(
+    root: Path,
+    step: int,
+    *,
+    keep: int = 9,
+    before_retiring: Callable[[], None] = lambda: None,
+) -> Path:
+    """A checkpoint of a few bytes, of the driver with fence 1."""
     manifest = CheckpointManifest(
         step=step, version=step, fence=1, num_updates=0, dtype="float32", config_sha256=""
     )
@@ -35,7 +49,12 @@ def save(root: Path, step: int) -> Path:
     def write(folder: Path) -> dict[str, str]:
         return {"model.safetensors": write_durably(folder / "model.safetensors", b"weights")}
 
-    return commit_checkpoint(root, manifest, write, keep=9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "learners.checkpoints.reached",
+            lambda point, *_: before_retiring() if point == "checkpoint.latest_replaced" else None,
+        )
+        return commit_checkpoint(root, manifest, write, keep=keep)
 
 
 def save_initial(run: RunDirectory) -> Path:
@@ -117,18 +136,72 @@ def test_a_finished_run_is_not_resumed_and_stays_finished(tmp_path: Path) -> Non
     assert run.status() == finished
 
 
-def test_a_checkpoint_that_a_living_driver_removed_meanwhile_is_noticed_before_the_fence(
-    tmp_path: Path,
-) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"prompt": "hello", "route": "safety"}\n')
-    config, run = make_run(tmp_path, data={"train": [str(rows)]})
+def take(config: Config, run: RunDirectory, point: ResumePoint) -> tuple[ResumePoint, int]:
+    """What a driver that found ``point`` goes on from, and its fence."""
+    settled = [point]
+
+    def settle(fence: int) -> int:
+        settled.append(point.settle(config, run, fence))
+        return settled[-1].step
+
+    with Ledger.open(run.ledger, config.run.name) as ledger:
+        fence = ledger.raise_fence(settle)
+    return settled[-1], fence
+
+
+def teach(run: RunDirectory, config: Config, steps: int) -> int:
+    """A ledger that has trained a group in each of so many steps; returns its driver's fence."""
     with Ledger.open(run.ledger, config.run.name) as ledger:
         fence = ledger.raise_fence()
+        for step in range(1, steps + 1):
+            for transition in life(step - 1, GroupState.TRAINED, step=step):
+                ledger.apply([transition], fence)
+    return fence
+
+
+def test_a_run_whose_checkpoints_stayed_goes_on_from_the_one_that_was_found(tmp_path: Path) -> None:
+    config, run = make_run(tmp_path)
+    fence = teach(run, config, 1)
+    save(run.checkpoints, 1)
+    found = ResumePoint.find(config, run)
+    assert take(config, run, found) == (found, fence + 1)
+
+
+def test_what_a_driver_that_was_thought_dead_saved_meanwhile_is_gone_on_from(
+    tmp_path: Path,
+) -> None:
+    config, run = make_run(tmp_path)
+    fence = teach(run, config, 2)
+    save(run.checkpoints, 1)
+    found = ResumePoint.find(config, run)
+    newer = save(run.checkpoints, 2, keep=1)  # which retires the one that was found
+    settled, raised = take(config, run, found)
+    assert (settled.checkpoint, settled.step, raised) == (newer, 2, fence + 1)
+    with pytest.raises(FencedError, match=f"fence {fence + 1}"):
+        save(run.checkpoints, 3)
+
+
+def test_a_driver_retires_no_checkpoint_that_its_successor_may_have_chosen(tmp_path: Path) -> None:
+    _, run = make_run(tmp_path)
     chosen = save(run.checkpoints, 1)
-    resumed = Run(config, run, chosen, config.model.path)
-    shutil.rmtree(chosen)
-    with pytest.raises(NotResumableError, match="another driver of the run is alive"):
-        resumed.execute()
+    with pytest.raises(FencedError):
+        save(
+            run.checkpoints,
+            2,
+            keep=1,
+            before_retiring=lambda: take_over(run.checkpoints, 2),
+        )
+    assert chosen.is_dir()
+
+
+def test_a_start_that_finds_no_checkpoint_any_more_takes_nothing_back(tmp_path: Path) -> None:
+    config, run = make_run(tmp_path)
+    fence = teach(run, config, 1)
+    chosen = save(run.checkpoints, 1)
+    found = ResumePoint.find(config, run)
+    (chosen / "model.safetensors").write_bytes(b"Weights")
+    (chosen / "manifest.json").touch()
+    with pytest.raises(NotResumableError, match="differs"):
+        take(config, run, found)
     with Ledger.open(run.ledger, config.run.name) as ledger:
-        assert ledger.raise_fence() == fence + 1, "the failed start raised none"
+        ledger.require_newest(fence)
