@@ -21,7 +21,7 @@ from cluster.history import read_lines
 from cluster.run_directory import RunDirectory
 from cluster.scoring import group_rewards
 from cluster.transitions import GroupState
-from cluster.verdict_log import Fate, group_of, read_fates, require_group
+from cluster.verdict_log import Fate, group_of, read_fates, require_group, require_step
 from learners.batches import UNREADABLE, batch_path, read_batch
 from safeladder.config import RewardConfig
 from safeladder.errors import ConfigError
@@ -92,10 +92,11 @@ class _CannotReplayError(Exception):
 def replay(run: RunDirectory, *, group: GroupKey | None = None, step: int | None = None) -> Replay:
     """Compute every trained reward again, or those of a group or step. Reads only.
 
-    Raises ``ConfigError`` if nothing was trained, or for a group that the run never had.
+    Raises ``ConfigError`` if nothing was trained, or for a group or step that the run never had.
     """
     fates = read_fates(run)
     require_group(run, fates, group)
+    require_step(run, fates, step)
     trained = {
         key: fate
         for key, fate in fates.items()

@@ -73,11 +73,12 @@ def read_verdicts(
     """The verdicts of a run in the order they came, narrowed by what is given.
 
     Verdicts of an attempt that was given up are there too; the fate is that of the newest attempt.
-    Raises ``ConfigError`` for a principle or a group that the run never had, and for a file that
-    is damaged, naming its line.
+    Raises ``ConfigError`` for a principle, group or step that the run never had, and for a file
+    that is damaged, naming its line.
     """
     fates = read_fates(run)
     require_group(run, fates, group)
+    require_step(run, fates, step)
     rewards: dict[int, dict[str, float]] = {}
     if principle is not None and principle not in (known := run.config().principles):
         raise ConfigError(f"--principle {principle}: this run has {', '.join(sorted(known))}")
@@ -128,6 +129,14 @@ def require_group(
     if group is not None and group not in fates:
         known = f"its groups are {min(fates)} to {max(fates)}" if fates else "it has none yet"
         raise ConfigError(f"--group {group}: no such group in {run.path}; {known}")
+
+
+def require_step(run: RunDirectory, fates: Mapping[GroupKey, Fate], step: int | None) -> None:
+    """Raises ``ConfigError`` for a step that no group was trained in."""
+    if step is not None and all(fate.step != step for fate in fates.values()):
+        newest = max((fate.step for fate in fates.values() if fate.step is not None), default=0)
+        known = f"its steps go up to {newest}" if newest else "it has trained none yet"
+        raise ConfigError(f"--step {step}: no such step in {run.path}; {known}")
 
 
 def read_fates(run: RunDirectory) -> dict[GroupKey, Fate]:

@@ -61,8 +61,12 @@ def describe(gap: StepGap) -> list[str]:
     ]
 
 
+def _has_ended(status: Status | None) -> bool:
+    return status is not None and status.state in ("finished", "failed")
+
+
 def _now(run: RunDirectory, status: Status | None, live: LiveStatus | None) -> list[str]:
-    if status is not None and status.state in ("finished", "failed"):
+    if status is not None and _has_ended(status):
         reason = f": {status.reason}" if status.reason else ""
         return [f"{run.path} has {status.state}{reason}"]
     if live is None:
@@ -89,6 +93,6 @@ def _as_json(status: Status | None, live: LiveStatus | None, gap: StepGap | None
     return {
         "state": None if status is None else status.state,
         "age_s": None if live is None else round(live.age_s, 1),
-        "waits": [] if live is None else list(live.waits),
+        "waits": [] if live is None or _has_ended(status) else list(live.waits),
         "gap": None if gap is None else gap.as_summary(),
     }

@@ -220,7 +220,7 @@ def test_a_batch_is_believed_only_as_far_as_the_ledger_goes(run: RunDirectory) -
 
 
 def test_nothing_to_replay_is_no_success(run: RunDirectory) -> None:
-    with pytest.raises(ConfigError, match="nothing was trained"):
+    with pytest.raises(ConfigError, match="no such step"):
         replay(run, step=9)
     assert ask(run, "--group", "0/9").exit_code == 2
     assert ask(run, "--principle", "safety").exit_code == 2

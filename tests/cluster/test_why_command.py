@@ -65,6 +65,8 @@ def test_a_run_that_has_ended_is_no_longer_said_to_wait(
     said = capsys.readouterr().out
     assert "has failed: it diverged" in said
     assert "waits for groups:" not in said
+    why_command(run.path, 20, as_json=True)
+    assert json.loads(capsys.readouterr().out)["waits"] == []
 
 
 def test_json_has_the_same(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
