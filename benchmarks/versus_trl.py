@@ -105,8 +105,10 @@ def _prompts(config: Config) -> list[str]:
     """The first prompts of the run's data, rendered as our engines have them."""
     from transformers import AutoTokenizer
 
+    from curricula.rows import read_rows
+
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    rows = [json.loads(line) for path in config.data.train for line in path.open()]
+    rows = [row for source in config.data.train for _, row in read_rows(source)]
     return [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": row["prompt"]}],

@@ -88,9 +88,11 @@ def main() -> None:
 
 def _walk(path: str, model: type[Model]) -> Iterator[Table]:
     yield Table(path=path, model=model)
+    told: set[type[Model]] = set()
     for name, field in model.model_fields.items():
         found = next(_models(field.annotation), None)
-        if found is not None:
+        if found is not None and found not in told:  # else as in the key before
+            told.add(found)
             is_named = "dict" in str(field.annotation)
             below = _join(path, name) + (".<name>" if is_named else "")
             yield from _walk(below, found)
@@ -123,8 +125,8 @@ def _render(table: Table) -> str:
 
 def _type(node: Schema) -> str:
     """A type in words, with its bounds."""
-    if "anyOf" in node:
-        return " or ".join(_type(choice) for choice in node["anyOf"])
+    if choices := node.get("anyOf") or node.get("oneOf"):
+        return " or ".join(map(_type, choices))
     if "$ref" in node:
         return "section"
     if "enum" in node or "const" in node:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from curricula.demonstrations import load_demonstrations
-from curricula.prompts import load_prompts, read_rows
-from safeladder.config import Config
+from curricula.prompts import load_prompts, placed_prompts
+from safeladder.config import Config, SourceConfig
 from safeladder.errors import ConfigError, DataError
 from safeladder.records import Prompt
 
@@ -29,12 +28,13 @@ def check_data(config: Config) -> list[Prompt]:
     return prompts
 
 
-def _text_prompts(config: Config, paths: Sequence[Path]) -> list[Prompt]:
+def _text_prompts(config: Config, sources: Sequence[Path | SourceConfig]) -> list[Prompt]:
     """All prompts, none with images: no engine renders them yet, so each would fail later."""
-    prompts = load_prompts(paths, config.routes, config.model.system_prompt)
+    how = config.routes, config.model.system_prompt
+    prompts = load_prompts(sources, *how)
     if any(prompt.images for prompt in prompts):
-        places = chain.from_iterable(map(read_rows, paths))
-        place = next(p for (p, _), prompt in zip(places, prompts, strict=True) if prompt.images)
+        rows = (row for source in sources for row in placed_prompts(source, *how))
+        place = next(place for place, prompt in rows if prompt.images)
         raise DataError(
             f"{place}: column images: no rollout engine renders images yet; remove the row, or its "
             "images if the question stands without them"

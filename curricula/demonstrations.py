@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curricula.prompts import read_rows, take_messages
+from curricula.prompts import take_messages
+from curricula.rows import read_rows
 from safeladder.errors import DataError
 from safeladder.records import Message
 

@@ -1,7 +1,7 @@
-"""Prompt files and the order in which their rows are asked.
+"""From rows to prompts, and the plain order in which they are asked.
 
-A row is one JSON object in one line: ``{id?, prompt | messages, reference?, route?, images?, lang?,
-meta?}``. Rows of TRL (``messages``, ``ground_truth``, ``answer``, ``chosen``) and of verl
+A row is a map (see ``curricula.rows``): ``{id?, prompt | messages, reference?, route?, images?,
+lang?, meta?}``. Rows of TRL (``messages``, ``ground_truth``, ``answer``, ``chosen``) and of verl
 (``reward_model.ground_truth``, ``data_source``, ``ability``) pass unchanged. A ``label`` column is
 the route if every value of it in its file is in the route table, and the reference if none is. All
 columns that are not used stay in ``meta`` and reach the verifier.
@@ -14,25 +14,22 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
-import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from curricula.rows import MAX_LEVELS as MAX_LEVELS
+from curricula.rows import Row
+from curricula.rows import read_rows as read_rows
+from safeladder.data_config import SourceConfig
 from safeladder.errors import DataError
-from safeladder.paths import PathError, read_bytes
 from safeladder.records import GroupKey, Message, Prompt
 
-Row = dict[str, Any]
-
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
-MAX_LEVELS = 16
-"""Levels of nesting in ``meta``: what a call to a verifier service can carry."""
 REFERENCE_COLUMNS = ("reference", "ground_truth", "answer", "chosen")
 """The first of these that a row has is its reference; the others stay in ``meta``."""
 
@@ -85,128 +82,94 @@ def epoch_permutation(seed: int, epoch: int, num_prompts: int) -> npt.NDArray[np
 
 
 def load_prompts(
-    paths: Sequence[Path], routes: Collection[str], system_prompt: str | None = None
+    sources: Sequence[Path | SourceConfig],
+    routes: Collection[str],
+    system_prompt: str | None = None,
 ) -> list[Prompt]:
-    """All rows of all files, in order. ``system_prompt`` is put before rows without a system turn.
+    """All rows of all sources, in order. ``system_prompt`` is put before rows without a system
+    turn.
 
     Raises ``DataError``, which names file, line, column and the way out.
     """
-    prompts: list[Prompt] = []
-    places: dict[str, str] = {}
-    for path in paths:
-        rows = list(read_rows(path))
-        label_is_route = _label_is_route(rows, routes)
-        for place, row in rows:
-            prompt = _prompt(place, row, routes, label_is_route, system_prompt)
-            if prompt.id in places:
+    return list(chain.from_iterable(load_sources(sources, routes, system_prompt)))
+
+
+def load_sources(
+    sources: Sequence[Path | SourceConfig],
+    routes: Collection[str],
+    system_prompt: str | None = None,
+) -> list[list[Prompt]]:
+    """As ``load_prompts``, source by source. No row is held beside its prompt."""
+    loaded: list[list[Prompt]] = []
+    numbers: dict[str, int] = {}
+    for source in sources:
+        own: list[Prompt] = []
+        for place, prompt in placed_prompts(source, routes, system_prompt):
+            if (first := numbers.get(prompt.id)) is not None:
+                every = (placed_prompts(one, routes, system_prompt) for one in sources)
+                where, _ = next(islice(chain.from_iterable(every), first, None))
                 raise DataError(
-                    f"{place}: column id: {prompt.id!r} is also the id of {places[prompt.id]}; "
+                    f"{place}: column id: {prompt.id!r} is also the id of {where}; "
                     "remove a row or change its id (without one it is a hash of the content)"
                 )
-            places[prompt.id] = place
-            prompts.append(prompt)
-    return prompts
+            numbers[prompt.id] = len(numbers)
+            own.append(prompt)
+        loaded.append(own)
+    return loaded
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(``file:line``, JSON object) for each line that is not blank. Raises ``DataError``."""
-    try:
-        data = read_bytes(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: cannot be read (no such file); check `data`") from None
-    except PathError as error:
-        raise DataError(f"{path}: cannot be read ({error}); check `data`") from None
-    lines = data.split(b"\n")
-    if not data.strip():
-        raise DataError(f"{path}: the file is empty; it needs one JSON object in each line")
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield f"{path}:{number}", _parse(f"{path}:{number}", line, cut=number == len(lines))
+def placed_prompts(
+    source: Path | SourceConfig, routes: Collection[str], system_prompt: str | None
+) -> Iterator[tuple[str, Prompt]]:
+    """(place, prompt) for each row that the source takes, at least one. Raises ``DataError``."""
+    labels = source.labels if isinstance(source, SourceConfig) else ()
+    column = _LabelColumn(routes)
+    is_empty = True
+    for place, row in read_rows(source):
+        if labels and _named_route(row, routes, labels) not in labels:
+            continue
+        is_empty = False
+        yield place, _prompt(place, row, routes, column.is_route(place, row), system_prompt)
+    if is_empty:
+        name = source.place if isinstance(source, SourceConfig) else source
+        raise DataError(f"{name}: no row has one of the labels {_names(labels)}; check `labels`")
 
 
-def _parse(place: str, line: bytes, cut: bool) -> Row:
-    """``cut``: no line feed follows; if the row does not parse, it was not written whole."""
-    try:
-        row = _DECODER.decode(line.decode("utf-8-sig"))
-    except _TwiceError as error:
-        raise DataError(
-            f"{place}: the key {error.key!a} stands twice; remove or rename one of the two"
-        ) from None
-    except RecursionError:
-        raise DataError(
-            f"{place}: is nested deeper than {MAX_LEVELS} levels; write the inner part as text"
-        ) from None
-    except ValueError as error:
-        if cut:
+def _named_route(row: Row, routes: Collection[str], labels: Collection[str]) -> str | None:
+    """The route that a row names, or the only one that there is."""
+    if row.get("route") is not None:
+        return str(row["route"])
+    for column in ("label", "data_source", "ability"):
+        if _is_route(row.get(column), labels):
+            return str(row[column])
+    return next(iter(routes)) if len(routes) == 1 else None
+
+
+class _LabelColumn:
+    """Whether the ``label`` column of one source holds routes: its first value says so, and all
+    others must agree."""
+
+    def __init__(self, routes: Collection[str]) -> None:
+        self._routes = routes
+        self._holds_routes = False
+        self._first: tuple[str, Any] | None = None
+        """Place and value."""
+
+    def is_route(self, place: str, row: Row) -> bool:
+        """Also for a row without a label. Raises ``DataError`` if the rows disagree."""
+        label = row.get("label")
+        if label is None:
+            return self._holds_routes
+        is_one = _is_route(label, self._routes)
+        if self._first is None:
+            self._first, self._holds_routes = (place, label), is_one
+        elif is_one != self._holds_routes:
+            place, label = (place, label) if self._holds_routes else self._first
             raise DataError(
-                f"{place}: the last line is cut off in the middle of a row; copy the file again or "
-                f"remove the line ({error})"
-            ) from None
-        raise DataError(f"{place}: is not JSON ({error}); write one object in one line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: holds a {type(row).__name__}; each line must be a JSON object")
-    for column, value in row.items():
-        if fault := _fault(column, 0) or _fault(value, 1 if column == "meta" else 2):
-            raise DataError(f"{place}: column {ascii(column)[1:-1]}: {fault}")
-    return row
-
-
-def _fault(value: Any, level: int) -> str | None:
-    """What in a JSON value cannot travel to a verifier; None if all of it can. ``level`` counts
-    from the outermost map of ``meta``."""
-    inner = [(value, level)]
-    while inner:
-        value, level = inner.pop()
-        match value:
-            case str() if _HALF_PAIR.search(value):
-                return "has half of a surrogate pair, which is no text; write the whole character"
-            case float() if not math.isfinite(value):
-                return "has a number that is too large; write it as text"
-            case int() if not -(2**63) <= value < 2**64:
-                return "has a number of more than 64 bits; write it as text"
-            case dict() | list() if level > MAX_LEVELS:
-                return f"is nested deeper than {MAX_LEVELS} levels; write the inner part as text"
-            case dict():
-                inner += [(part, level + 1) for pair in value.items() for part in pair]
-            case list():
-                inner += [(part, level + 1) for part in value]
-    return None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-class _TwiceError(ValueError):
-    """An object has a key twice; the last one would win without a word."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
-    return row
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
-
-
-def _label_is_route(rows: Sequence[tuple[str, Row]], routes: Collection[str]) -> bool:
-    """Whether the ``label`` column of one file holds routes. Raises if only part of it does."""
-    labels = [(place, row["label"]) for place, row in rows if row.get("label") is not None]
-    others = [(place, label) for place, label in labels if not _is_route(label, routes)]
-    if others and len(others) < len(labels):
-        place, label = others[0]
-        raise DataError(
-            f"{place}: column label: {label!r} is not a route ({_names(routes)}), but other rows "
-            "have routes there; name the column `route` or `reference`"
-        )
-    return bool(labels) and not others
+                f"{place}: column label: {label!r} is not a route ({_names(self._routes)}), but "
+                "other rows have routes there; name the column `route` or `reference`"
+            )
+        return self._holds_routes
 
 
 def _prompt(

@@ -23,6 +23,8 @@ from safeladder.config_section import Name as Name
 from safeladder.config_section import Section as Section
 from safeladder.config_section import Share as Share
 from safeladder.config_section import Weight as Weight
+from safeladder.data_config import DataConfig as DataConfig
+from safeladder.data_config import SourceConfig as SourceConfig
 from safeladder.fleet_config import EngineFleet as EngineFleet
 from safeladder.fleet_config import FleetConfig as FleetConfig
 from safeladder.fleet_config import engine_fleets
@@ -67,17 +69,6 @@ class ModelConfig(Section):
     """Put before every prompt that has no system turn of its own."""
     chat_template: str | None = None
     """Jinja template instead of the tokenizer's own."""
-
-
-class DataConfig(Section):
-    """Prompt files."""
-
-    train: tuple[Path, ...]
-    """JSON-lines files of prompts."""
-    held_out: tuple[Path, ...] = ()
-    """Prompts of the evaluation before and after."""
-    shuffle: Flag = True
-    """New order in every pass, a pure function of (seed, epoch)."""
 
 
 class PrincipleConfig(Section):

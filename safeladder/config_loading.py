@@ -247,8 +247,9 @@ def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any], path: tuple[str,
 
 def _sentence(detail: ErrorDetails) -> str:
     """One problem of pydantic's as: dotted key, what is wrong, the value, the way out."""
-    where, value = detail["loc"], detail["input"]
-    dotted = ".".join(str(part) for part in where if part != "[key]")
+    where = tuple(part for part in detail["loc"] if not str(part).startswith("["))
+    value = detail["input"]
+    dotted = ".".join(map(str, where))
     if detail["type"] == "extra_forbidden":
         return f"{dotted} is not a key of the config; {_nearest(where)}"
     if detail["type"] == "missing":
@@ -279,7 +280,8 @@ def _nearest(where: tuple[int | str, ...]) -> str:
     """The closest valid key beside a wrong one, else one of that name elsewhere, else all."""
     schema = Config.model_json_schema()
     named = where[0] in ("principles", "routes", "fleets")
-    parent = ".".join("*" if named and i == 1 else str(k) for i, k in enumerate(where[:-1]))
+    parts = ["*" if named and i == 1 else k for i, k in enumerate(where[:-1])]
+    parent = ".".join(str(part) for part in parts if not isinstance(part, int))
     dotted_keys = list(_dotted_keys(schema, schema, ""))
     beside = [key.rpartition(".")[2] for key in dotted_keys if key.rpartition(".")[0] == parent]
     wrong = str(where[-1])
@@ -295,7 +297,8 @@ def _dotted_keys(schema: Tree, node: Tree, prefix: str) -> Iterator[str]:
     """All dotted keys of a JSON Schema; ``*`` stands for a name that the user chooses."""
     if "$ref" in node:
         node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-    for choice in node.get("anyOf", ()):
+    items = [node["items"]] if "items" in node else []
+    for choice in (*node.get("anyOf", ()), *node.get("oneOf", ()), *items):
         yield from _dotted_keys(schema, choice, prefix)
     children = dict(node.get("properties", {}))
     for named in node.get("patternProperties", {}).values():

@@ -7,6 +7,7 @@ exception, and wait for ever on a pipe; here each of these is one ``PathError``.
 from __future__ import annotations
 
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
@@ -41,13 +42,22 @@ def is_file(path: Path) -> bool:
 def read_bytes(path: Path) -> bytes:
     """Content of a regular file. Raises ``FileNotFoundError`` if nothing is there, ``PathError``
     for all else."""
+    with open_bytes(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise PathError(_reason(error)) from None
+
+
+def open_bytes(path: Path) -> BufferedReader:
+    """A regular file, open for reading. Raises as ``read_bytes``."""
     kind = kind_of(path)
     if kind is None:
         raise FileNotFoundError(path)
     if kind != "file":
         raise PathError("a folder" if kind == "folder" else "a pipe or device, no regular file")
     try:
-        return path.read_bytes()
+        return path.open("rb")
     except OSError as error:
         raise PathError(_reason(error)) from None
 

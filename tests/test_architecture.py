@@ -34,6 +34,8 @@ DOORS = {
     "ray": r"cluster/(remote|role_host|fleet)\.py",
     "grpc": r"cluster/verifier_\w+\.py",
     "wandb": r"cluster/monitor\.py",
+    "pyarrow": r"curricula/tables\.py",
+    "datasets": r"curricula/tables\.py",
 }
 
 

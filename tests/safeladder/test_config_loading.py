@@ -136,6 +136,9 @@ def test_an_unknown_key_is_refused_with_its_dotted_name_and_the_nearest_valid_on
     assert "valid here: address, insecure, max_batch" in refusal(
         tmp_path, "principles: {safety: {service: {zzz: 1}}}"
     )
+    assert "data.train.0.spilt is not a key of the config; did you mean data.train.0.split?" in (
+        refusal(tmp_path, "data: {train: [{dataset: a, spilt: b}]}")
+    )
 
 
 def test_every_problem_gets_its_own_line_with_the_value(tmp_path: Path) -> None:
