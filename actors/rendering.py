@@ -30,6 +30,8 @@ class PromptRenderer:
         self._tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
         self._system_prompt = system_prompt
         self._chat_template = chat_template
+        self._frames: dict[str, tuple[str, str]] = {}
+        """Role → what the template puts around its text after an answer."""
         if chat_template is None and self._tokenizer.chat_template is None:
             raise ConfigError(
                 f"the tokenizer in {model_path} has no chat template: set model.chat_template"
@@ -93,9 +95,54 @@ class PromptRenderer:
             raise ValueError("a label without a token has no log-prob")
         return np.asarray(ids, dtype=np.int32)
 
+    def encode_reply(self, role: str | None, text: str, *, closes: bool) -> Tokens:
+        """Token ids [R] of what an environment says: the end of the model's turn unless it
+        ``closes`` it itself, the turn of ``role``, and the beginning of the model's next one.
+
+        The control tokens are the template's; ``text`` makes none, whatever it spells. Without a
+        role the text stands for all of that and is tokenized as it is. Raises ``ValueError`` for a
+        template that does not render such a turn.
+        """
+        if role is None:
+            return self._encode(text)
+        before, after = self._frame(role)
+        if closes:
+            stops = (self.decode_all(np.asarray([stop])) for stop in self.stop_ids)
+            stop = next((spelled for spelled in stops if before.startswith(spelled)), "")
+            before = before.removeprefix(stop)
+        inner = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        control = set(self._tokenizer.all_special_ids)
+        plain = np.asarray([token for token in inner if token not in control], dtype=np.int32)
+        return np.concatenate([self._encode(before), plain, self._encode(after)])
+
+    def _encode(self, text: str) -> Tokens:
+        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
+
+    def _frame(self, role: str) -> tuple[str, str]:
+        """What the template puts between an answer and the text of the next turn, and behind it."""
+        if role not in self._frames:
+            answer, said = "safeladder-answer", "safeladder-said"
+            turns = [("user", "safeladder-asked"), ("assistant", answer), (role, said)]
+            rendered = self._tokenizer.apply_chat_template(
+                [{"role": name, "content": content} for name, content in turns],
+                chat_template=self._chat_template,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            before, found, after = rendered.partition(answer)[2].partition(said)
+            if not found:
+                raise ValueError(f"the chat template renders no turn of role {role!r}")
+            self._frames[role] = before, after
+        return self._frames[role]
+
     def decode(self, tokens: Tokens) -> str:
         """Text of sampled ids [T] without special tokens."""
         text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        return text
+
+    def decode_all(self, tokens: Tokens) -> str:
+        """Text of ids [T] with special tokens."""
+        text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
         return text
 
     def _read_stop_ids(self, model_path: Path) -> tuple[int, ...]:

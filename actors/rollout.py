@@ -4,7 +4,7 @@
 
     generate(lease) ── engine.generate ──▶ completions ── store.put ──▶ GeneratedGroup
          │ interrupt, deadline ──▶ tokens so far ──────── store.put ──▶ InterruptedGroup
-         │ engine error, or not interruptible ────────────────────────▶ GenerationFailure
+         │ engine or environment error, or not interruptible ─────────▶ GenerationFailure
     load_weights ──▶ read, verify ─▶ pause ─▶ load ─▶ resume   one at a time, requests live on
 
 Owns deadlines, fencing and the accounting that ``status`` reports. Does not know
@@ -16,33 +16,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from actors.lease_answers import (
+    GeneratedGroup,
+    finished_group,
+    num_needed,
+    partial_header,
+)
 from actors.profiling import measured
 from actors.weight_intake import WeightIntake
+from safeladder.conversation import EnvironmentFailedError, SampleFailure
 from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import (
     InterruptCause,
     InterruptedGroup,
     PartialCompletion,
     PartialGroup,
-    PartialHeader,
 )
-from safeladder.ports import Intake, PayloadStore, PromptTooLongError, RolloutEngine
+from safeladder.ports import (
+    CompletionSource,
+    Dialogues,
+    Intake,
+    PayloadStore,
+    PromptTooLongError,
+    RolloutEngine,
+)
 from safeladder.records import (
-    Completion,
     FailureCause,
     GenerationFailure,
-    GroupHeader,
     GroupKey,
     Lease,
-    RolloutGroup,
     WeightManifest,
 )
 from safeladder.weight_payload import WeightPayload
@@ -88,15 +95,6 @@ class EngineStatus:
         return serves and self.failure is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratedGroup:
-    """A finished lease: the header for the coordinator, the handle for everyone else."""
-
-    header: GroupHeader
-    payload: Any
-    """Handle of the ``RolloutGroup`` in the payload store."""
-
-
 @dataclass(eq=False, slots=True)
 class _Work:
     """A lease in flight."""
@@ -109,21 +107,8 @@ class _Work:
     """Tokens that it came with."""
 
 
-def token_digest(completions: Sequence[Completion]) -> str:
-    """Hex SHA-256 of all sampled ids (int32, little-endian), in order of index."""
-    digest = hashlib.sha256()
-    for completion in sorted(completions, key=lambda c: c.index):
-        digest.update(completion.tokens.astype("<i4").tobytes())
-    return digest.hexdigest()
-
-
 def _request_id(lease: Lease) -> str:
     return f"{lease.key}/{lease.attempt}"
-
-
-def _num_needed(lease: Lease) -> int:
-    """Completions that make the group."""
-    return lease.sampling.num_samples - lease.surplus
 
 
 class RolloutActor:
@@ -137,11 +122,15 @@ class RolloutActor:
         *,
         profile_tokens: int | None = None,
         intake: Intake | None = None,
+        dialogues: Dialogues | None = None,
     ) -> None:
         """``profile_tokens``: most tokens of a sequence while the engine measures its speed at its
-        start; None leaves that out. ``intake``: how versions are read, whole if None."""
+        start; None leaves that out. ``intake``: how versions are read, whole if None.
+        ``dialogues``: samples are conversations through this engine, not single answers."""
         self._name = name
         self._engine = engine
+        self._dialogues = dialogues
+        self._source: CompletionSource = dialogues or engine
         self._store = store
         self._intake = intake or WeightIntake(store)
         self._running: dict[tuple[GroupKey, int], _Work] = {}
@@ -159,6 +148,8 @@ class RolloutActor:
         """Bring the engine up with the base model. Errors of the environment travel: an actor
         that cannot start has nothing to report."""
         await self._engine.start()
+        if self._dialogues is not None:
+            await self._dialogues.start()
         if self._profile_tokens is None:
             self._profile = self._engine.limits()
         else:
@@ -173,11 +164,12 @@ class RolloutActor:
         if self._death is not None:
             return self._failure(lease, "engine_error", self._death, retryable=True)
         self._fence = lease.fence
-        work = _Work(lease.is_interruptible)
+        can_go_on = self._dialogues is None or self._dialogues.is_resumable
+        work = _Work(lease.is_interruptible and can_go_on)
         try:
             made = await self._complete(lease, work)
             self._tokens_generated += made.num_tokens - work.num_begun
-            if len(made.completions) >= _num_needed(lease):
+            if len(made.completions) >= num_needed(lease):
                 return await self._deliver(lease, made)
             return await self._hand_back(lease, made, work.cause or "asked")
         except TimeoutError:
@@ -185,6 +177,8 @@ class RolloutActor:
             return self._failure(lease, "deadline", detail, retryable=True)
         except PromptTooLongError as error:
             return self._failure(lease, "prompt_too_long", str(error), retryable=False)
+        except EnvironmentFailedError as error:
+            return self._failure(lease, "environment_error", str(error), retryable=True)
         except Exception as error:  # noqa: BLE001 - here a failure becomes data for the coordinator
             self._note(error)
             detail = f"{type(error).__name__}: {error}"
@@ -235,6 +229,8 @@ class RolloutActor:
         for work in self._running.values():
             if work.task is not None:
                 work.task.cancel()
+        if self._dialogues is not None:
+            await self._dialogues.close()
         await self._engine.close()
 
     async def _complete(self, lease: Lease, work: _Work) -> PartialGroup:
@@ -269,28 +265,34 @@ class RolloutActor:
         if not work.is_interruptible:
             return False
         work.cause = work.cause or cause
-        await self._engine.interrupt(request_id)
+        await self._source.interrupt(request_id)
         return True
 
     async def _drain(self, lease: Lease, work: _Work) -> PartialGroup:
         """The samples of a lease: all finished, or what there was when it was interrupted. With
-        ``surplus`` the last ones may be unfinished in a finished group, too."""
+        ``surplus`` the last ones may be unfinished in a finished group, too, or have failed."""
         begun = await self._begun(lease)
         work.num_begun = begun.num_tokens
         started = time.monotonic()
-        done, rest = list(begun.completions), []
+        done, rest, num_failed = list(begun.completions), [], 0
         if work.cause is None and begun.partials:
             request_id = _request_id(lease)
-            stream = self._engine.generate(request_id, lease.prompt, lease.sampling, begun.partials)
+            stream = self._source.generate(request_id, lease.prompt, lease.sampling, begun.partials)
             # aclosing: leaving this block aborts, inside the engine, whatever still runs.
             async with contextlib.aclosing(stream) as samples:  # type: ignore[type-var]
                 async for sample in samples:
+                    if isinstance(sample, SampleFailure):
+                        num_failed += 1
+                        if num_failed > lease.surplus:
+                            raise EnvironmentFailedError(f"sample {sample.index}: {sample.detail}")
+                        rest.append(PartialCompletion.empty(sample.index))
+                        continue
                     if isinstance(sample, PartialCompletion):
                         rest.append(sample)
                         continue
                     done.append(sample)
-                    if lease.surplus and len(done) == _num_needed(lease):
-                        await self._engine.interrupt(request_id)
+                    if lease.surplus and len(done) == num_needed(lease):
+                        await self._source.interrupt(request_id)
         else:
             rest = list(begun.partials)
         seconds = begun.generate_s + time.monotonic() - started
@@ -308,45 +310,14 @@ class RolloutActor:
         return PartialGroup(completions=(), partials=partials, generate_s=0.0)
 
     async def _deliver(self, lease: Lease, made: PartialGroup) -> GeneratedGroup:
-        needed = _num_needed(lease)
-        chosen = sorted(made.completions[:needed], key=lambda completion: completion.index)
-        completions = tuple(replace(one, index=index) for index, one in enumerate(chosen))
-        group = RolloutGroup(
-            key=lease.key,
-            attempt=lease.attempt,
-            fence=lease.fence,
-            prompt=lease.prompt,
-            completions=completions,
-        )
-        header = GroupHeader(
-            key=lease.key,
-            attempt=lease.attempt,
-            fence=lease.fence,
-            engine=self._name,
-            lengths=tuple(completion.tokens.size for completion in completions),
-            min_version=min(int(c.token_versions.min()) for c in completions),
-            max_version=max(int(c.token_versions.max()) for c in completions),
-            sha256=token_digest(completions),
-            generate_s=made.generate_s,
-            load=self._load(),
-            stopped=tuple(sample.tokens.size for sample in made.samples[needed:]),
-        )
+        group, header = finished_group(lease, made, self._name, self._load())
         return GeneratedGroup(header=header, payload=await self._store.put(group))
 
     async def _hand_back(
         self, lease: Lease, made: PartialGroup, cause: InterruptCause
     ) -> InterruptedGroup:
-        header = PartialHeader(
-            key=lease.key,
-            attempt=lease.attempt,
-            fence=lease.fence,
-            engine=self._name,
-            cause=cause,
-            num_tokens=made.num_tokens,
-            min_version=made.min_version,
-            generate_s=made.generate_s,
-        )
         payload = await self._store.put(made) if made.num_tokens else None
+        header = partial_header(lease, made, self._name, cause)
         return InterruptedGroup(header=header, payload=payload)
 
     def _refusal(self, manifest: WeightManifest) -> str | None:

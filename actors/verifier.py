@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from rewards.deadline import score_with_deadline
+from safeladder.conversation import CONVERSATION
 from safeladder.ports import PayloadStore, Verifier
 from safeladder.records import (
     Completion,
     GroupKey,
     InvalidCause,
+    Prompt,
     RolloutGroup,
     ScoreRequest,
     Verdict,
@@ -214,13 +216,21 @@ def _request(
         messages=prompt.messages,
         response=completion.text,
         finish_reason=completion.finish_reason,
-        num_tokens=len(completion.tokens),
+        num_tokens=completion.num_sampled,
         route=prompt.route,
         reference=prompt.reference,
         lang=prompt.lang,
         images=images,
-        meta=prompt.meta,
+        meta=_meta(prompt, completion),
     )
+
+
+def _meta(prompt: Prompt, completion: Completion) -> Mapping[str, Any]:
+    """The columns of the row, and beside them the conversation, if it was one."""
+    if (talk := completion.conversation) is None:
+        return prompt.meta
+    turns = [[turn.role, turn.content] for turn in talk.turns]
+    return {**prompt.meta, CONVERSATION: {"turns": turns, "facts": dict(talk.facts)}}
 
 
 def _percentile(values: Sequence[float], share: float) -> float | None:

@@ -17,6 +17,7 @@ from itertools import zip_longest
 from cluster.canaries import Canary, canaries_of, faults_of, first_round, requests_of
 from cluster.cluster_room import check_room
 from cluster.data_checks import check_data
+from cluster.environment_checks import check_environment
 from cluster.host_checks import check_host
 from cluster.model_checks import check_model
 from cluster.model_folder import read_model_folder
@@ -64,6 +65,7 @@ def preflight(config: Config) -> None:
     check_host(config, model)
     check_room(config)
     check_data(config)
+    check_environment(config)
     canaries_of(config)
     for principle, settings in config.principles.items():
         check_verifier(principle, settings)

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.rollout import EngineStatus, GeneratedGroup
+from actors.lease_answers import GeneratedGroup
+from actors.rollout import EngineStatus
 from actors.verifier import ScoredGroup
 from cluster.engines import LOAD_CALL_S
 from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined, Lost, Reply

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.rollout import GeneratedGroup
+from actors.lease_answers import GeneratedGroup
 from cluster.fleet import Reply
 from cluster.protocol import (
     GenerationFailed,

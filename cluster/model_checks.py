@@ -65,8 +65,8 @@ def check_context(config: Config, model: ModelFolder) -> None:
     wanted, known = config.rollout.max_model_tokens, model.max_positions
     if known is not None and wanted > known:
         raise ConfigError(
-            f"rollout.max_prompt_tokens + rollout.max_new_tokens is {wanted}, but the model has "
-            f"{known} positions; lower one of them"
+            f"{config.rollout.context_keys} is {wanted}, but the model has {known} positions; "
+            "lower one of them"
         )
 
 

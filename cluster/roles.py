@@ -12,7 +12,7 @@ from zlib import crc32
 
 from safeladder.config import Config, PrincipleConfig, RolloutConfig
 from safeladder.errors import ConfigError
-from safeladder.ports import PayloadStore, RolloutEngine, Verifier
+from safeladder.ports import Dialogues, PayloadStore, RolloutEngine, Verifier
 
 if TYPE_CHECKING:
     from actors.reference import ReferenceActor
@@ -38,14 +38,36 @@ def build_rollout(
     if learner is None:
         engine = _engine(name, config, rollout)
         intake = WeightIntake(store, delta=config.weights.delta)
-        return RolloutActor(name, engine, store, profile_tokens=tokens, intake=intake)
+        talk = _dialogues(engine, config, rollout)
+        return RolloutActor(
+            name, engine, store, profile_tokens=tokens, intake=intake, dialogues=talk
+        )
     from actors.vllm_direct import DirectRolloutActor, DirectTransfer
     from cluster.role_host import RayLink
 
     weights = config.weights
     direct = DirectTransfer(RayLink(learner), name, weights.transport, weights.transfer_deadline_s)
     engine = _engine(name, config, rollout, direct)
-    return DirectRolloutActor(name, engine, store, profile_tokens=tokens, intake=direct)
+    talk = _dialogues(engine, config, rollout)
+    return DirectRolloutActor(
+        name, engine, store, profile_tokens=tokens, intake=direct, dialogues=talk
+    )
+
+
+def _dialogues(engine: RolloutEngine, config: Config, rollout: RolloutConfig) -> Dialogues | None:
+    if rollout.environment is None:
+        return None
+    from actors.deliberation.building import build_environment
+    from actors.deliberation.dialogues import EnvironmentDialogues
+    from actors.rendering import PromptRenderer
+
+    environment = build_environment(rollout.environment)
+    return EnvironmentDialogues(
+        engine,
+        environment,
+        rollout.environment,
+        lambda: PromptRenderer.from_config(config.model),
+    )
 
 
 def _engine(

@@ -20,6 +20,7 @@ from learners.safetensors_stream import SafetensorsStream, Slot
 from safeladder.commit_points import reached
 from safeladder.paths import refuse_pipe
 from safeladder.records import (
+    Completion,
     Floats,
     GroupKey,
     RolloutGroup,
@@ -62,7 +63,7 @@ def build_samples(
                     group=group.key,
                     prompt_tokens=completion.prompt_tokens,
                     tokens=completion.tokens,
-                    loss_mask=np.ones(completion.tokens.shape, np.float32),
+                    loss_mask=_loss_mask(completion),
                     behavior_logprobs=completion.behavior_logprobs,
                     token_versions=completion.token_versions,
                     reference_logprobs=logprobs,
@@ -71,6 +72,12 @@ def build_samples(
                 )
             )
     return samples
+
+
+def _loss_mask(completion: Completion) -> Floats:
+    if completion.loss_mask is None:
+        return np.ones(completion.tokens.shape, np.float32)
+    return completion.loss_mask.astype(np.float32)
 
 
 def write_batch(folder: Path, order: TrainOrder, samples: Sequence[TrainingSample]) -> Path:

@@ -12,7 +12,7 @@ def require_trainable(config: Config) -> None:
     if context > learner.micro_batch_tokens:
         raise ConfigError(
             f"learner.micro_batch_tokens is {learner.micro_batch_tokens}, but one sample may "
-            f"have {context} tokens (rollout.max_prompt_tokens + rollout.max_new_tokens)"
+            f"have {context} tokens ({config.rollout.context_keys})"
         )
     if config.model.dtype != "float32" and learner.zero_stage == 0:
         raise ConfigError(

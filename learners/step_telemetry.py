@@ -100,7 +100,7 @@ def batch_metrics(
         "groups": float(len(groups)),
         "zero_variance_groups": float(len(groups) - len(varied)),
         "reward_mean": float(np.mean([s.reward for s in samples])),
-        "length_mean": float(np.mean([s.tokens.size for s in samples])),
+        "length_mean": float(np.mean([s.loss_mask.sum() for s in samples])),
         "truncated_share": float(np.mean([s.finish_reason == "length" for s in samples])),
         "staleness_mean": float(np.mean(staleness)),
         "staleness_max": float(max(staleness)),

@@ -42,10 +42,11 @@ class Call:
 
 
 class Threads:
-    """At most ``NUM_THREADS`` daemon threads, started when they are needed."""
+    """At most ``limit`` daemon threads, started when they are needed."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, limit: int = NUM_THREADS) -> None:
         self._name = name
+        self._limit = limit
         self._waiting: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._num_threads = 0
@@ -63,7 +64,7 @@ class Threads:
         """Whether all threads have been stuck for ``HOPELESS_S``: only a new process helps."""
         with self._lock:
             newest = max(self._stuck.values(), default=0.0)
-            return len(self._stuck) >= NUM_THREADS and time.monotonic() - newest >= HOPELESS_S
+            return len(self._stuck) >= self._limit and time.monotonic() - newest >= HOPELESS_S
 
     async def run(self, function: Callable[[Call], T]) -> T:
         """What ``function`` returns or raises, from a thread; cancel it to give up waiting.
@@ -73,11 +74,11 @@ class Threads:
         loop = asyncio.get_running_loop()
         call = Call(function, loop, loop.create_future())
         with self._lock:
-            if len(self._stuck) >= NUM_THREADS:
-                raise VerifierUnavailableError(f"{self._name}: all {NUM_THREADS} threads hang")
+            if len(self._stuck) >= self._limit:
+                raise VerifierUnavailableError(f"{self._name}: all {self._limit} threads hang")
             self._waiting.put(call)
             self._num_open += 1
-            if self._num_threads < min(self._num_open, NUM_THREADS):
+            if self._num_threads < min(self._num_open, self._limit):
                 self._num_threads += 1
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
         try:

@@ -9,11 +9,12 @@ all tokens, each with the version that made it and the log-prob that it was samp
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from safeladder.conversation import Conversation
 from safeladder.records import Completion, FinishReason, Floats, GroupKey, Sampling, Tokens
 
 InterruptCause = Literal["asked", "deadline"]
@@ -25,11 +26,21 @@ class PartialCompletion:
 
     index: int
     tokens: Tokens
-    """[T] sampled so far; may be empty. Never ends with a stop token, never at the budget."""
+    """[T] so far; may be empty. Never ends with a stop token, never at the budget, but in a
+    conversation whose environment is to answer."""
     behavior_logprobs: Floats
     """[T]"""
     token_versions: Tokens
     """[T]"""
+    loss_mask: Floats | None = None
+    """[T]"""
+    conversation: Conversation | None = None
+    """Where a sample of several turns stands."""
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens that the policy made."""
+        return int(self.tokens.size if self.loss_mask is None else self.loss_mask.sum())
 
     @classmethod
     def empty(cls, index: int) -> PartialCompletion:
@@ -51,11 +62,22 @@ class PartialCompletion:
         self, tokens: Tokens, behavior_logprobs: Floats, token_versions: Tokens
     ) -> PartialCompletion:
         """This sample with the tokens that an engine added, three arrays of equal length."""
-        return PartialCompletion(
-            index=self.index,
+        mask = self.loss_mask
+        return replace(
+            self,
             tokens=np.concatenate([self.tokens, tokens]),
             behavior_logprobs=np.concatenate([self.behavior_logprobs, behavior_logprobs]),
             token_versions=np.concatenate([self.token_versions, token_versions]),
+            loss_mask=None if mask is None else np.append(mask, np.ones_like(tokens, mask.dtype)),
+        )
+
+    def told(self, tokens: Tokens, version: int) -> PartialCompletion:
+        """This sample with what an environment wrote: not sampled, so without a log-prob."""
+        mask = np.ones(self.tokens.size, np.float32) if self.loss_mask is None else self.loss_mask
+        zeros = np.zeros(tokens.size, np.float32)
+        return replace(
+            self.and_then(tokens, zeros, np.full(tokens.size, version, np.int32)),
+            loss_mask=np.append(mask, zeros),
         )
 
     def finished(self, prompt: Tokens, text: str, reason: FinishReason) -> Completion:
@@ -68,6 +90,8 @@ class PartialCompletion:
             token_versions=self.token_versions,
             text=text,
             finish_reason=reason,
+            loss_mask=self.loss_mask,
+            conversation=self.conversation,
         )
 
     def seed(self, sampling: Sampling) -> int | None:
@@ -102,8 +126,8 @@ class PartialGroup:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens made so far."""
-        return sum(sample.tokens.size for sample in self.samples)
+        """Tokens sampled so far."""
+        return sum(sample.num_sampled for sample in self.samples)
 
     @property
     def min_version(self) -> int | None:

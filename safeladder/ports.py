@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from safeladder.conversation import SampleFailure
 from safeladder.engine_profile import EngineLoad, EngineProfile
 from safeladder.partials import PartialCompletion
 from safeladder.records import (
@@ -32,6 +33,42 @@ class PromptTooLongError(ValueError):
 
 class PeerFailedError(RuntimeError):
     """A role that was called by another one raised, or is gone."""
+
+
+class CompletionSource(Protocol):
+    """Where the samples of a lease come from: an engine, or conversations that go through one. Both
+    methods are those of ``RolloutEngine``; a conversation may fail as well."""
+
+    def generate(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: Sampling,
+        begun: Sequence[PartialCompletion] | None = None,
+    ) -> AsyncIterator[Completion | PartialCompletion | SampleFailure]:
+        """Yield the samples as they finish; after ``interrupt`` each unfinished one as it is."""
+        ...
+
+    async def interrupt(self, request_id: str) -> None:
+        """Stop a request between two tokens."""
+        ...
+
+
+class Dialogues(CompletionSource, Protocol):
+    """Conversations with one environment, through one engine."""
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether an interrupted sample can be continued, here or elsewhere."""
+        ...
+
+    async def start(self) -> None:
+        """Bring the environment up. Its errors travel."""
+        ...
+
+    async def close(self) -> None:
+        """Free it. What hangs is left behind."""
+        ...
 
 
 class RolloutEngine(Protocol):

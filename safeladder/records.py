@@ -18,12 +18,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from safeladder.conversation import Conversation
 from safeladder.engine_profile import EngineLoad
 
 Tokens = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 FinishReason = Literal["stop", "length"]
-FailureCause = Literal["deadline", "prompt_too_long", "engine_error", "image_unreadable"]
+FailureCause = Literal[
+    "deadline", "prompt_too_long", "engine_error", "image_unreadable", "environment_error"
+]
 
 THINK_END = "</think>"
 
@@ -113,11 +116,21 @@ class Completion:
     token_versions: Tokens
     """[T] policy version that made each token; never falls along the sequence."""
     text: str
-    """Decoded answer without special tokens."""
+    """Decoded answer without special tokens; of a conversation what the model said in it."""
     finish_reason: FinishReason
+    loss_mask: Floats | None = None
+    """[T] 1 where sampled, 0 where an environment wrote; None: all sampled."""
+    conversation: Conversation | None = None
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens that the policy made: the length of the answer."""
+        return int(self.tokens.size if self.loss_mask is None else self.loss_mask.sum())
 
     def __post_init__(self) -> None:
-        shape = self.tokens.shape
+        shape, mask = self.tokens.shape, self.loss_mask
+        if mask is not None and mask.shape != shape:
+            raise ValueError(f"completion {self.index}: {shape} tokens, but a mask of {mask.shape}")
         if self.behavior_logprobs.shape != shape or self.token_versions.shape != shape:
             raise ValueError(
                 f"completion {self.index}: {shape[0]} tokens, "

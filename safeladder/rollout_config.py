@@ -15,6 +15,7 @@ from safeladder.config_section import (
     PositiveShare,
     Section,
 )
+from safeladder.environment_config import EnvironmentConfig
 
 
 class VllmConfig(Section):
@@ -44,7 +45,7 @@ class RolloutConfig(Section):
     max_prompt_tokens: PositiveInt = 1024
     """Longer rendered prompts are dropped with the reason ``failed``."""
     max_new_tokens: PositiveInt = 1024
-    """Length limit of a completion."""
+    """Length limit of a completion: of what is sampled, all turns of a conversation together."""
     temperature: PositiveFloat = 1.0
     """Used by the engine and by the learner alike."""
     top_p: PositiveShare = 1.0
@@ -76,8 +77,18 @@ class RolloutConfig(Section):
     num_cpus: NonNegativeFloat = 1.0
     """Cores reserved for each actor."""
     vllm: VllmConfig = VllmConfig()
+    environment: EnvironmentConfig | None = None
+    """Samples are conversations with an environment; null makes them single answers."""
 
     @property
     def max_model_tokens(self) -> int:
-        """Context length the engine must hold: prompt + completion."""
-        return self.max_prompt_tokens + self.max_new_tokens
+        """Context length the engine must hold: prompt + completion + what an environment says."""
+        told = 0 if self.environment is None else self.environment.reply_tokens
+        return self.max_prompt_tokens + self.max_new_tokens + told
+
+    @property
+    def context_keys(self) -> str:
+        """The keys whose sum ``max_model_tokens`` is, for messages."""
+        keys = ["rollout.max_prompt_tokens", "rollout.max_new_tokens"]
+        keys += [] if self.environment is None else ["rollout.environment.reply_tokens"]
+        return " + ".join(keys)

@@ -12,7 +12,8 @@ from unittest.mock import AsyncMock
 import numpy as np
 import pytest
 
-from actors.rollout import EngineFailedError, GeneratedGroup, RolloutActor
+from actors.lease_answers import GeneratedGroup
+from actors.rollout import EngineFailedError, RolloutActor
 from actors.transformers_engine import TransformersEngine
 from safeladder.config import ModelConfig, RolloutConfig
 from safeladder.records import Completion, GenerationFailure, GroupKey, Lease, RolloutGroup

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.rollout import GeneratedGroup, RolloutActor
+from actors.lease_answers import GeneratedGroup
+from actors.rollout import RolloutActor
 from actors.transformers_engine import TransformersEngine
 from safeladder.config import ModelConfig
 from safeladder.partials import InterruptedGroup, PartialGroup

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.rollout import GeneratedGroup
+from actors.lease_answers import GeneratedGroup
 from actors.verifier import ScoredGroup
 from cluster import evaluation
 from cluster.evaluation import MAX_TRIES, Evaluation, HeldOutAnswer

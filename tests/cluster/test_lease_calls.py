@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.rollout import GeneratedGroup
+from actors.lease_answers import GeneratedGroup
 from cluster import lease_calls
 from cluster.fleet import Reply
 from cluster.protocol import (
