@@ -1,180 +1,119 @@
-"""Instruction following: constraints of a request that a program can check.
+"""Instruction following: the verifier of constraints that a program can check.
 
-Owns the port of a constraint, five of them under IFEval's ids, and the share that an answer meets.
-The rules are IFEval's (Zhou et al. 2023, arXiv 2311.07911) except that keywords are plain text, not
-expressions: data must not bring programs with it.
+The types and their rules stand in ``rewards.constraints``; here a request becomes a verdict.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import re
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, Protocol
-
-from pydantic import Field, NonNegativeInt, ValidationError
+from functools import lru_cache
+from typing import Any
 
 from rewards.building import load_object
-from rewards.judging import Judgment, RuleVerifier, UnjudgedError
-from safeladder.config import Section
-from safeladder.records import InvalidCause, ScoreRequest
-
-MAX_CONSTRAINTS = 64
-Relation = Literal["less than", "at least"]
-Keywords = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
-
-
-class Constraint(Protocol):
-    """One instruction. Its class is called with the ``kwargs`` of the row and raises ``ValueError``
-    for wrong ones (a pydantic model does)."""
-
-    def is_met(self, answer: str) -> bool:
-        """Whether the visible answer, never blank, meets the instruction."""
-        ...
-
-
-class WordCount(Section):
-    """``length_constraints:number_words``: runs of letters, digits and underscores."""
-
-    relation: Relation
-    num_words: NonNegativeInt
-
-    def is_met(self, answer: str) -> bool:
-        """Count and compare."""
-        count = len(re.findall(r"\w+", answer))
-        return count < self.num_words if self.relation == "less than" else count >= self.num_words
-
-
-class KeywordsPresent(Section):
-    """``keywords:existence``: every keyword occurs, in any case, also inside a word."""
-
-    keywords: Keywords
-
-    def is_met(self, answer: str) -> bool:
-        """Look for each."""
-        return all(keyword.casefold() in answer.casefold() for keyword in self.keywords)
-
-
-class KeywordsAbsent(Section):
-    """``keywords:forbidden_words``: no keyword occurs as a whole word, in any case."""
-
-    forbidden_words: Keywords
-
-    def is_met(self, answer: str) -> bool:
-        """Look for each."""
-        return not any(
-            re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE)
-            for word in self.forbidden_words
-        )
-
-
-class BulletCount(Section):
-    """``detectable_format:number_bullet_lists``: exactly so many lines that begin with ``* `` or
-    ``-``."""
-
-    num_bullets: NonNegativeInt
-
-    def is_met(self, answer: str) -> bool:
-        """Count lines."""
-        return len(re.findall(r"^\s*(?:\*[^*\n]|-)", answer, re.MULTILINE)) == self.num_bullets
-
-
-class JsonOnly(Section):
-    """``detectable_format:json_format``: the answer, without a code fence, is JSON."""
-
-    def is_met(self, answer: str) -> bool:
-        """Parse it."""
-        text = re.sub(r"^```(?:json)?\s*\n?|\n?```$", "", answer.strip(), flags=re.IGNORECASE)
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError):
-            return False
-        return True
-
-
-CONSTRAINTS: Mapping[str, type[Constraint]] = MappingProxyType(
-    {
-        "length_constraints:number_words": WordCount,
-        "keywords:existence": KeywordsPresent,
-        "keywords:forbidden_words": KeywordsAbsent,
-        "detectable_format:number_bullet_lists": BulletCount,
-        "detectable_format:json_format": JsonOnly,
-    }
+from rewards.constraints.language import load_detector
+from rewards.constraints.port import Reading
+from rewards.constraints.reward import (
+    MIN_LETTERS,
+    MaskedError,
+    blend,
+    check,
+    marks,
+    reward_floor,
+    says_something,
 )
-"""Id → its class."""
+from rewards.constraints.rows import Stated, listed, stated
+from rewards.constraints.vocabulary import HARD
+from rewards.judging import Judgment, RuleVerifier, UnjudgedError
+from safeladder.records import InvalidCause, ScoreRequest
 
 
 class InstructionRules(RuleVerifier):
-    """The share of a row's constraints that the visible answer meets; a blank answer meets none.
+    """How well the visible answer follows the constraints of its row; a blank one meets none.
 
-    The row's ``reference`` is a JSON list of ``{"id": ..., "kwargs": {...}}``; ``source: meta``
-    reads the list from the column ``meta_key`` instead. A row without constraints, an unknown id or
-    wrong kwargs is INVALID(malformed), however many of the others are met. ``all_or_nothing``: 1
-    only if all are met. ``extra``: further ids → ``module:Class`` (port: ``Constraint``).
+    The row has IFEval's columns ``instruction_id_list`` and ``kwargs``, or a list of
+    ``{"id", "kwargs", "weight"}`` in the column ``meta_key`` or, as JSON, in ``reference``. A row
+    without constraints, an unknown id or wrong kwargs is INVALID(malformed), however many of the
+    others are met. Score: ``mean_share`` times the weighted mean of the outcomes, plus the rest if
+    all are met, and 0 for an answer of fewer than ``min_letters`` letters. A rule that crashes is
+    masked; if more than half do, the verdict is INVALID(error).
+
+    ``reading``: ``hardened`` for reward, ``reference`` for figures to be compared with others',
+    without that gate. The evidence begins with one mark for each constraint (``+`` met, ``-``
+    missed, ``?`` masked) and the row's reward floor; ``subtract_floor`` takes it off the score,
+    which then begins at 0 where junk ends. ``extra``: further ids → ``module:Class`` (port:
+    ``rewards.constraints.port.Constraint``).
     """
+
+    code_version = "2"
 
     def __init__(
         self,
         *,
         principle: str,
-        source: Literal["reference", "meta"] = "reference",
+        reading: Reading = "hardened",
+        mean_share: float = 1.0,
+        min_letters: int = MIN_LETTERS,
+        subtract_floor: bool = False,
         meta_key: str = "constraints",
-        all_or_nothing: bool = False,
         extra: dict[str, str] | None = None,
     ) -> None:
+        if not 0 <= mean_share <= 1:
+            raise ValueError(f"mean_share must be between 0 and 1, got {mean_share}")
+        if min_letters < 0:
+            raise ValueError(f"min_letters must be 0 or more, got {min_letters}")
         options = {
-            "source": [source, meta_key],
-            "all_or_nothing": all_or_nothing,
+            "reading": reading,
+            "mean_share": mean_share,
+            "min_letters": min_letters,
+            "subtract_floor": subtract_floor,
+            "meta_key": meta_key,
             "extra": extra or {},
         }
         super().__init__(principle, options)
         where = f"principles.{principle}.options.extra"
-        self._known = dict(CONSTRAINTS) | {
+        known = dict(HARD) | {
             name: load_object(path, f"{where}.{name}") for name, path in (extra or {}).items()
         }
-        self._meta_key = meta_key if source == "meta" else None
-        self._all_or_nothing = all_or_nothing
+        self._reading = reading
+        self._mean_share = mean_share
+        self._min_letters = min_letters if reading == "hardened" else 0
+        self._subtract_floor = subtract_floor
+        self._meta_key = meta_key
+        self._known = known
+        self._parse = lru_cache(maxsize=4096)(self._read)
+
+    async def start(self) -> None:
+        """Load the language detector now: the first answer would else wait half a second."""
+        await asyncio.to_thread(load_detector)
 
     def judge(self, request: ScoreRequest) -> Judgment:
-        """Check each; evidence names those that are not met."""
-        constraints = self._constraints(request)
+        """Check each; the evidence says how each came out."""
+        constraints, floor = self._constraints(request)
         answer = request.answer
-        missed = [name for name, one in constraints if not (answer and one.is_met(answer))]
-        share = 1 - len(missed) / len(constraints)
-        if self._all_or_nothing:
-            share = float(not missed)
-        label = f"{len(constraints) - len(missed)} of {len(constraints)}"
-        return Judgment(share, label, ", ".join(missed) or None)
-
-    def _constraints(self, request: ScoreRequest) -> Sequence[tuple[str, Constraint]]:
-        listed: Any = request.reference
-        if self._meta_key is not None:
-            listed = request.meta.get(self._meta_key)
-        if isinstance(listed, str):
-            try:
-                listed = json.loads(listed)
-            except ValueError as error:
-                raise _malformed(f"the constraint list is not JSON: {error}") from None
-        if not isinstance(listed, list | tuple) or not 0 < len(listed) <= MAX_CONSTRAINTS:
-            raise _malformed(f"expected a list of 1 to {MAX_CONSTRAINTS} constraints")
-        return [self._constraint(entry) for entry in listed]
-
-    def _constraint(self, entry: Any) -> tuple[str, Constraint]:
-        if not isinstance(entry, Mapping) or not {"id"} <= set(entry) <= {"id", "kwargs"}:
-            raise _malformed(f"a constraint is {{id, kwargs}}, got {entry!r}")
-        name, kwargs = entry["id"], entry.get("kwargs") or {}
-        if not isinstance(name, str) or name not in self._known:
-            raise _malformed(f"unknown constraint {name!r}; known: {sorted(self._known)}")
+        outcomes = check(constraints, answer, self._reading)
         try:
-            given = {key: value for key, value in kwargs.items() if value is not None}
-            return name, self._known[name](**given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise _malformed(f"{name}: {first['loc']}: {first['msg']}") from None
-        except (ValueError, TypeError, AttributeError) as error:
-            raise _malformed(f"{name}: {error}") from None
+            score = blend(constraints, outcomes, self._mean_share)
+        except MaskedError as error:
+            raise UnjudgedError(InvalidCause.ERROR, str(error)) from None
+        is_gated = not says_something(answer, self._min_letters)
+        earned = 0.0 if is_gated else score
+        if self._subtract_floor:
+            earned = max(0.0, earned - floor)
+        names = [one.id for one, met in zip(constraints, outcomes, strict=True) if met is False]
+        evidence = f"{marks(outcomes)} floor {floor:.3f}"
+        evidence += " gated: hardly any letters" if is_gated else ""
+        evidence += f" missed: {', '.join(names)}" if names else ""
+        return Judgment(earned, f"{sum(o is True for o in outcomes)} of {len(outcomes)}", evidence)
 
+    def _constraints(self, request: ScoreRequest) -> tuple[tuple[Stated, ...], float]:
+        try:
+            entries: list[Any] = listed(request.meta, request.reference, self._meta_key)
+            return self._parse(json.dumps(entries, sort_keys=True))
+        except (ValueError, TypeError) as error:
+            raise UnjudgedError(InvalidCause.MALFORMED, str(error)) from None
 
-def _malformed(detail: str) -> UnjudgedError:
-    return UnjudgedError(InvalidCause.MALFORMED, detail)
+    def _read(self, text: str) -> tuple[tuple[Stated, ...], float]:
+        """The constraints of a row and its floor; the same for every answer to it."""
+        constraints = stated(json.loads(text), self._known)
+        return constraints, reward_floor(constraints, self._reading, self._mean_share)
