@@ -21,6 +21,12 @@ def show_checks(scored: dict[str, list[SampleVerdict]], plan: list[RolePlan]) ->
             verdicts.add_row(
                 principle, sample.prompt_id, sample.response[:40], text, verdict.evidence or ""
             )
+    Console(soft_wrap=False, markup=False).print(verdicts)
+    show_plan(plan)
+
+
+def show_plan(plan: list[RolePlan]) -> None:
+    """Print what the roles of a run take."""
     resources = Table(
         "role", "actors", "CPUs each", "GPUs each", "GiB each", "where", title="Resource plan"
     )
@@ -35,7 +41,6 @@ def show_checks(scored: dict[str, list[SampleVerdict]], plan: list[RolePlan]) ->
             line.where,
         )
     console = Console(soft_wrap=False, markup=False)
-    console.print(verdicts)
     console.print(resources)
     console.print(
         f"Main memory, without activations: about {main_memory_bytes(plan) / 2**30:.1f} GiB of "

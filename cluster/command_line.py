@@ -21,6 +21,7 @@ from safeladder.errors import ConfigError, SafeladderError
 
 if TYPE_CHECKING:
     from safeladder.config import Config
+    from safeladder.ladder_config import Ladder
 
 app = typer.Typer(
     help="Asynchronous reinforcement learning for the safety of language models.",
@@ -44,13 +45,31 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 def load(arguments: Sequence[str] | None, overlays: Sequence[Path] | None) -> Config:
     """Positional files come first, then ``--config`` files, then all overrides."""
-    from safeladder.config_loading import files_and_overrides, load_config
+    from safeladder.config_loading import load_config
+
+    return load_config(*named(arguments, overlays))
+
+
+def named(
+    arguments: Sequence[str] | None, overlays: Sequence[Path] | None
+) -> tuple[list[Path], list[str]]:
+    """Config files and overrides of a command line, in the order in which they count. Raises
+    ``ConfigError`` if there is no file."""
+    from safeladder.config_loading import files_and_overrides
 
     files, overrides = files_and_overrides(arguments or ())
     paths = [*files, *(overlays or ())]
     if not paths:
         raise ConfigError("no config file was given: add one, for example configs/demo.yaml")
-    return load_config(paths, overrides)
+    return paths, overrides
+
+
+def load_rungs(arguments: Sequence[str] | None, overlays: Sequence[Path] | None) -> Ladder | None:
+    """The ladder, if one of the files has rungs."""
+    from safeladder.ladder_config import is_ladder, load_ladder
+
+    paths, overrides = named(arguments, overlays)
+    return load_ladder(paths, overrides) if is_ladder(paths) else None
 
 
 def finish(run: Callable[[], int], debug: bool) -> NoReturn:

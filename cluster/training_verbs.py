@@ -16,16 +16,21 @@ from cluster.command_line import (
     app,
     finish,
     load,
+    load_rungs,
     set_up_logging,
 )
 
 
 @app.command()
 def train(arguments: Arguments = None, config: Overlays = None, debug: Debug = False) -> None:
-    """Train a policy: a new run in its own folder."""
+    """Train a policy: a new run in its own folder, or all rungs of a ladder."""
     set_up_logging(debug)
 
     def run() -> int:
+        if (ladder := load_rungs(arguments, config)) is not None:
+            from cluster.ladder_command import train_ladder
+
+            return train_ladder(ladder)
         resolved = load(arguments, config)
         from cluster.placement import prepare_ray
         from cluster.run_directory import recorded
@@ -41,10 +46,17 @@ def train(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
 
 @app.command()
 def resume(run_dir: RunFolder, debug: Debug = False) -> None:
-    """Go on with a run from its newest checkpoint that verifies."""
+    """Go on with a run from its newest checkpoint that verifies, or with a ladder in the rung that
+    was running."""
     set_up_logging(debug)
 
     def run() -> int:
+        from cluster.ladder_directory import is_ladder_folder
+
+        if is_ladder_folder(run_dir):
+            from cluster.ladder_command import resume_ladder
+
+            return resume_ladder(run_dir)
         from cluster.placement import prepare_ray
         from cluster.run_directory import RunDirectory, recorded
 
@@ -74,6 +86,10 @@ def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
         from cluster.resource_plan import resource_plan
         from safeladder.config_loading import config_hash, resolved_yaml
 
+        if (ladder := load_rungs(arguments, config)) is not None:
+            from cluster.ladder_checks import check_command
+
+            return check_command(ladder)
         resolved = load(arguments, config)
         typer.echo(resolved_yaml(resolved))
         preflight(resolved)
@@ -110,5 +126,17 @@ def plan(
 
         rates = run_dir, profile, lengths, train_tokens_per_s, scaling, fleet, verdict_s
         return plan_command(load(arguments, config), PlanOptions(gpus, *rates, as_json))
+
+    finish(run, debug)
+
+
+@app.command()
+def ladder(run_dir: RunFolder, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Show what each rung of a ladder made of the model, absolute and relative to the base."""
+
+    def run() -> int:
+        from cluster.ladder_command import ladder_command
+
+        return ladder_command(run_dir, as_json=as_json)
 
     finish(run, debug)

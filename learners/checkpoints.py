@@ -6,6 +6,8 @@
     root/FENCE                      {"fence": 3}, of the driver that took the run over last
     root/step-20/model.safetensors  with config and tokenizer files: AutoModelForCausalLM and vLLM
                                     load the folder as it is
+    root/step-20/model.safetensors.index.json   which file holds which weight: engines that would
+                                    read every *.safetensors leave the other two alone
     root/step-20/optimizer.safetensors   AdamW moments (and masters) in fp32
     root/step-20/rng.safetensors    torch generator states
     root/step-20/manifest.json      step, version, fence, SHA-256 of every other file
@@ -20,7 +22,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from safeladder.errors import ChecksumError, FencedError, NotResumableError
 from safeladder.paths import is_file, read_bytes
 
 WEIGHTS, OPTIMIZER, RNG = "model.safetensors", "optimizer.safetensors", "rng.safetensors"
+INDEX = "model.safetensors.index.json"
 MANIFEST, LATEST, FENCE, PARTIAL = "manifest.json", "LATEST", "FENCE", ".partial-"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
 
@@ -240,6 +243,12 @@ def copy_model_files(source: Path, folder: Path, dtype: str) -> dict[str, str]:
         written[path.name] = write_durably(folder / path.name, data)
         reached("checkpoint.file_written", path.name)
     return written
+
+
+def write_index(folder: Path, names: Iterable[str]) -> str:
+    """Say in ``INDEX`` that all weights are in ``WEIGHTS``; returns its SHA-256."""
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, WEIGHTS)}
+    return write_durably(folder / INDEX, json.dumps(index, indent=1).encode())
 
 
 def write_durably(path: Path, data: bytes) -> str:

@@ -22,6 +22,7 @@ import torch
 
 from learners.batches import build_samples, write_batch
 from learners.checkpoints import (
+    INDEX,
     OPTIMIZER,
     RNG,
     WEIGHTS,
@@ -29,6 +30,7 @@ from learners.checkpoints import (
     commit_checkpoint,
     copy_model_files,
     refuse_lower_fence,
+    write_index,
 )
 from learners.deepspeed_engine import NamedTensors
 from learners.engine_start import Place, start_engine
@@ -273,12 +275,10 @@ class Learner:
 
     def _write_files(self, folder: Path) -> dict[str, str]:
         engine, rng = self._engine, torch.get_rng_state()
+        weights = engine.weight_slots(only_trained=False)
         return copy_model_files(self._model_path, folder, self._config.model.dtype) | {
-            WEIGHTS: _write_tensors(
-                folder / WEIGHTS,
-                engine.weight_slots(only_trained=False),
-                engine.weights(only_trained=False),
-            ),
+            INDEX: write_index(folder, weights),
+            WEIGHTS: _write_tensors(folder / WEIGHTS, weights, engine.weights(only_trained=False)),
             OPTIMIZER: _write_tensors(
                 folder / OPTIMIZER, engine.optimizer_slots(), engine.optimizer_state()
             ),

@@ -140,18 +140,26 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     """Merge files and overrides and validate. Raises ``ConfigError``, one line for each problem."""
     tree: Tree = {}
     for path in paths:
-        tree = _merge(tree, _read(path))
+        tree = merged(tree, read_tree(path))
     if not tree:
         names = ", ".join(map(str, paths))
         raise ConfigError(
             f"{names}: holds no key; a config starts with `run: {{name: …, steps: …}}`"
         )
-    tree = _merge(tree, _overlay(overrides))
+    return validated(merged(tree, override_tree(overrides)))
+
+
+def validated(tree: Tree) -> Config:
+    """A whole tree as a config. Raises ``ConfigError``, one line for each problem."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        problems = dict.fromkeys(_sentence(detail) for detail in error.errors(include_url=False))
-        raise ConfigError("\n".join(problems)) from None
+        raise ConfigError("\n".join(problems_of(error))) from None
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """One sentence for each problem."""
+    return list(dict.fromkeys(_sentence(detail) for detail in error.errors(include_url=False)))
 
 
 def resolved_yaml(config: Config) -> str:
@@ -184,7 +192,8 @@ def json_schema() -> Tree:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
-def _read(path: Path) -> Tree:
+def read_tree(path: Path) -> Tree:
+    """The keys of one file. Raises ``ConfigError``."""
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:
@@ -211,7 +220,7 @@ def _parse(text: str, source: str) -> Any:
         raise ConfigError(f"{source}:1: is not YAML ({told})") from None
 
 
-def _overlay(overrides: Sequence[str]) -> Tree:
+def override_tree(overrides: Sequence[str]) -> Tree:
     """One tree of all ``a.b=value`` overrides; the last of two that meet wins."""
     tree: Tree = {}
     for override in overrides:
@@ -228,21 +237,22 @@ def _overlay(overrides: Sequence[str]) -> Tree:
     return tree
 
 
-def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any], path: tuple[str, ...] = ()) -> Tree:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], overlay: Mapping[str, Any], path: tuple[str, ...] = ()) -> Tree:
+    """``overlay`` over ``base``, by the rules of composition."""
+    tree = dict(base)
     if len(path) == 2 and path[0] == "principles":
         verifier = overlay.get("verifier", base.get("verifier"))
         if verifier != base.get("verifier"):
-            merged.pop("options", None)
+            tree.pop("options", None)
     for key, value in overlay.items():
         if value is None:
-            merged.pop(key, None)
+            tree.pop(key, None)
         elif isinstance(value, dict):
-            below = merged.get(key)
-            merged[key] = _merge(below if isinstance(below, dict) else {}, value, (*path, key))
+            below = tree.get(key)
+            tree[key] = merged(below if isinstance(below, dict) else {}, value, (*path, key))
         else:
-            merged[key] = value
-    return merged
+            tree[key] = value
+    return tree
 
 
 def _sentence(detail: ErrorDetails) -> str:

@@ -1,0 +1,216 @@
+"""A ladder file: an ordinary config, and under ``ladder`` the rungs that a model climbs.
+
+A rung names what it changes; everything else is the file's own. Each becomes an ordinary ``Config``
+of an ordinary run below the ladder's folder:
+
+* ``exit.steps`` is its ``run.steps``, and bounds it; what else stands under ``exit`` is its section
+  ``exit``.
+* ``routes`` of a rung take the place of the file's, and principles that none of them names are not
+  started in it: the principles of the file are the library that rungs choose from.
+* All other keys are merged as a further config file would be.
+
+Which model a rung starts from is known once the rung before has ended: until then ``model.path`` is
+the file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from safeladder.config import Config
+from safeladder.config_loading import (
+    Tree,
+    merged,
+    override_tree,
+    problems_of,
+    read_tree,
+    validated,
+)
+from safeladder.config_section import Flag, Name, PositiveInt, Section
+from safeladder.errors import ConfigError
+
+KEY = "ladder"
+MAX_RUNGS = 99
+
+
+class CarryOver(Section):
+    """What a rung takes over from the one before, beside its model."""
+
+    curriculum: Flag = False
+    """Where the prompt source stood, and what it knew of difficulty."""
+    constraint_weights: Flag = False
+    """The multipliers of constrained principles."""
+    optimizer: Flag = False
+    """Moments and masters of the optimizer. They belong to another objective: rarely right."""
+
+
+class _RungKeys(Section):
+    """What a rung has beside the keys of a config."""
+
+    name: Name
+    steps: PositiveInt
+    carry_over: CarryOver = CarryOver()
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One rung, as a run."""
+
+    number: int
+    """From 1."""
+    name: str
+    config: Config
+    """With the model of the file; see ``starting_from``."""
+    carry_over: CarryOver
+
+    @property
+    def folder(self) -> str:
+        """Name of its run."""
+        return self.config.run.name
+
+    def starting_from(self, model: Path) -> Config:
+        """The config of its run, once it is known what it starts from."""
+        path = self.config.model.model_copy(update={"path": model})
+        return self.config.model_copy(update={"model": path})
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """All rungs, in order."""
+
+    name: str
+    root: Path
+    rungs: tuple[Rung, ...]
+    tree: Tree
+    """The file as it was merged, for the ladder's folder."""
+
+    @property
+    def directory(self) -> Path:
+        """``root / name``."""
+        return self.root / self.name
+
+
+def is_ladder(paths: Sequence[Path]) -> bool:
+    """Whether one of the files has rungs. Raises ``ConfigError`` for one that cannot be read."""
+    return any(KEY in read_tree(path) for path in paths)
+
+
+def load_ladder(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Ladder:
+    """Merge files and overrides and validate every rung. Raises ``ConfigError``, one line for each
+    problem, with the name of its rung.
+
+    A later file, or an override, reaches a rung by its name: ``ladder.m3-rl.exit.steps=20``.
+    """
+    tree: Tree = {}
+    for path in paths:
+        tree = merged(tree, _by_name(read_tree(path), str(path)))
+    return ladder_of(merged(tree, _by_name(override_tree(overrides), "override")))
+
+
+def ladder_of(tree: Tree) -> Ladder:
+    """A ladder from its merged tree, whose rungs stand in a list or by name."""
+    tree = _by_name(tree, KEY)
+    by_name = tree.get(KEY)
+    if not isinstance(by_name, dict) or not by_name:
+        raise ConfigError(
+            f"{KEY} has no rung; list some, each with `name` and `exit: {{steps: …}}`"
+        )
+    if len(by_name) > MAX_RUNGS:
+        raise ConfigError(f"{KEY} has {len(by_name)} rungs; at most {MAX_RUNGS} are climbed")
+    base = {key: value for key, value in tree.items() if key != KEY}
+    name, root = _identity(base)
+    problems: list[str] = []
+    rungs = []
+    for number, (rung_name, keys) in enumerate(by_name.items(), start=1):
+        try:
+            rungs.append(_rung(number, rung_name, keys, base, root / name / "rungs"))
+        except ConfigError as error:
+            problems += [f"{KEY}.{rung_name}: {line}" for line in str(error).splitlines()]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    listed = [{"name": rung, **keys} for rung, keys in by_name.items()]
+    return Ladder(name, root, tuple(rungs), base | {KEY: listed})
+
+
+def _identity(base: Tree) -> tuple[str, Path]:
+    run = base.get("run")
+    if not isinstance(run, dict) or not isinstance(run.get("name"), str):
+        raise ConfigError("run.name is missing: it names the ladder's folder")
+    if "steps" in run:
+        raise ConfigError("run.steps has no place beside `ladder`; each rung has its `exit.steps`")
+    return run["name"], Path(str(run.get("root", "runs")))
+
+
+def _rung(number: int, name: str, keys: Any, base: Tree, root: Path) -> Rung:
+    if not isinstance(keys, dict):
+        raise ConfigError(f"wants `key: value` lines, not {keys!r}")
+    exit_keys = keys.get("exit")
+    if not isinstance(exit_keys, dict) or "steps" not in exit_keys:
+        raise ConfigError("exit.steps is missing: a rung has an upper bound of steps")
+    own = _own_keys(name, exit_keys["steps"], keys.get("carry_over"))
+    if own.carry_over != CarryOver() and number == 1:
+        raise ConfigError("carry_over: there is no rung before it; remove it")
+    run = keys.get("run", {})
+    if isinstance(run, dict) and (taken := sorted(run.keys() & {"name", "root", "steps"})):
+        raise ConfigError(f"run.{taken[0]} is the ladder's business; remove it")
+    tree = merged(base, {k: v for k, v in keys.items() if k not in ("exit", "carry_over")})
+    if "routes" in keys:
+        tree = _with_routes(tree, keys["routes"])
+    place = {"name": f"{number:02d}-{name}", "root": str(root), "steps": own.steps}
+    tree = merged(tree, {"run": place})
+    if conditions := {k: v for k, v in exit_keys.items() if k != "steps"}:
+        tree = merged(tree, {"exit": conditions})
+    return Rung(number, name, validated(tree), own.carry_over)
+
+
+def _own_keys(name: str, steps: Any, carry_over: Any) -> _RungKeys:
+    given = {"name": name, "steps": steps}
+    try:
+        return _RungKeys.model_validate(
+            given if carry_over is None else given | {"carry_over": carry_over}
+        )
+    except ValidationError as error:
+        lines = [
+            f"exit.{line}" if line.startswith("steps") else line for line in problems_of(error)
+        ]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _with_routes(tree: Tree, routes: Any) -> Tree:
+    """The rung's routes alone, and of the principles those that they name, or that a probe asks."""
+    tree = dict(tree) | {"routes": routes}
+    principles = tree.get("principles")
+    if not isinstance(principles, dict) or not isinstance(routes, dict):
+        return tree
+    used = {name for weights in routes.values() if isinstance(weights, dict) for name in weights}
+    used |= _asked_by_probes(tree.get("probes"))
+    return tree | {"principles": {name: p for name, p in principles.items() if name in used}}
+
+
+def _asked_by_probes(probes: Any) -> set[str]:
+    sets = probes.get("sets") if isinstance(probes, dict) else None
+    rows = sets.values() if isinstance(sets, dict) else ()
+    return {row["principle"] for row in rows if isinstance(row, dict) and "principle" in row}
+
+
+def _by_name(tree: Mapping[str, Any], source: str) -> Tree:
+    """The tree with its rungs as name → keys, in the order in which they are climbed."""
+    rungs = tree.get(KEY)
+    if not isinstance(rungs, list):
+        if rungs is not None and not isinstance(rungs, dict):
+            raise ConfigError(f"{source}: {KEY} wants a list of rungs, not {rungs!r}")
+        return dict(tree)
+    by_name: Tree = {}
+    for number, keys in enumerate(rungs, start=1):
+        name = keys.get("name") if isinstance(keys, dict) else None
+        if not isinstance(name, str):
+            raise ConfigError(f"{source}: rung {number} of {KEY} has no name; give it one")
+        if name in by_name:
+            raise ConfigError(f"{source}: {KEY} has two rungs named {name!r}; rename one")
+        by_name[name] = {key: value for key, value in keys.items() if key != "name"}
+    return dict(tree) | {KEY: by_name}
