@@ -15,6 +15,7 @@ from cluster.ladder import Runner, climb, require_unfinished
 from cluster.ladder_checks import check_rungs
 from cluster.ladder_directory import LadderDirectory, require_absent
 from cluster.placement import prepare_ray
+from cluster.resume_point import newest_checkpoint
 from cluster.run_directory import RunDirectory, recorded
 from safeladder.config import Config
 from safeladder.ladder_config import Ladder
@@ -57,7 +58,7 @@ def _runner() -> Runner:
             return driver.resume(path)
 
     def newest(run: RunDirectory) -> Path | None:
-        return driver.newest_checkpoint(run)[0]
+        return newest_checkpoint(run)[0]
 
     return Runner(train, resume, newest)
 
