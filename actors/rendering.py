@@ -7,6 +7,7 @@ sampling; images are not rendered here.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, GenerationConfig
@@ -62,17 +63,25 @@ class PromptRenderer:
     def render_messages(self, messages: tuple[Message, ...]) -> Tokens:
         """Token ids [P] of a conversation with generation prompt; the system prompt is put first
         unless the conversation has a system turn of its own."""
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        if self._system_prompt is not None and all(m.role != "system" for m in messages):
-            turns.insert(0, {"role": "system", "content": self._system_prompt})
-        ids = self._tokenizer.apply_chat_template(
-            turns,
-            chat_template=self._chat_template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        return np.asarray(ids, dtype=np.int32)
+        return np.asarray(self._apply_template(messages, tokenize=True), dtype=np.int32)
+
+    def render_with_offsets(
+        self, prompt: Prompt
+    ) -> tuple[str, Tokens, tuple[tuple[int, int], ...]]:
+        """The conversation as text, its token ids [P] (those of ``render``), and for each token its
+        first character in the text and the one after its last.
+
+        Raises ``ConfigError`` for a tokenizer that cannot tell, or that makes other tokens of the
+        text than of the conversation.
+        """
+        tokens = self.render(prompt)
+        text: str = self._apply_template(prompt.messages, tokenize=False)
+        if not self._tokenizer.is_fast:
+            raise ConfigError("this tokenizer does not tell where in a text its tokens lie")
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        if encoded["input_ids"] != tokens.tolist():
+            raise ConfigError("the tokenizer makes other tokens of a rendered conversation's text")
+        return text, tokens, tuple((int(a), int(b)) for a, b in encoded["offset_mapping"])
 
     def encode_answer(self, text: str) -> Tokens:
         """Token ids [T] of an answer to be imitated, with the tokenizer's stop token behind it.
@@ -144,6 +153,19 @@ class PromptRenderer:
         """Text of ids [T] with special tokens."""
         text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
         return text
+
+    def _apply_template(self, messages: tuple[Message, ...], *, tokenize: bool) -> Any:
+        """Token ids, or the text that they stand for."""
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        if self._system_prompt is not None and all(m.role != "system" for m in messages):
+            turns.insert(0, {"role": "system", "content": self._system_prompt})
+        return self._tokenizer.apply_chat_template(
+            turns,
+            chat_template=self._chat_template,
+            add_generation_prompt=True,
+            tokenize=tokenize,
+            return_dict=False,
+        )
 
     def _read_stop_ids(self, model_path: Path) -> tuple[int, ...]:
         found: set[int] = set()
