@@ -78,10 +78,13 @@ def placement_of(fleet: str, config: Config) -> Placement:
 
 
 def _environment(config: Config) -> dict[str, str]:
-    threads = str(config.placement.threads_per_actor)
+    return _of_threads(config.placement.threads_per_actor)
+
+
+def _of_threads(threads: int) -> dict[str, str]:
     return {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
@@ -129,6 +132,11 @@ def behave_as(fleet: str, config: Config) -> None:
     """Give this process the environment that an actor of ``fleet`` has. Libraries read it **as they
     are imported**: call this first."""
     os.environ.update(placement_of(fleet, config).env)
+
+
+def compute_on(threads: int) -> None:
+    """The same for a process that computes alone, without a run: call this first, too."""
+    os.environ.update(_of_threads(threads))
 
 
 def mark_children() -> str:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.history import AXES, read_history, read_lines
+from cluster.html_page import page, section, table
 from cluster.line_plot import Points, line_plot
 from cluster.run_directory import RunDirectory, write_json
 from cluster.terminal import NO_PRINCIPLES
@@ -30,21 +31,6 @@ Row = Mapping[str, Any]
 
 MAX_SAMPLES = 40
 """Newest sample completions in the report."""
-
-STYLE = """
-:root{color-scheme:light dark;--line:#8886;--soft:#8882}
-body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0;max-width:100%}
-th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(27rem,1fr));gap:1rem}
-svg{width:100%;height:auto} svg text{font:11px system-ui,sans-serif;fill:currentColor}
-svg .title{font-weight:600;font-size:13px} .grid{stroke:var(--line);fill:none}
-.line{fill:none;stroke-width:2;stroke-linecap:round;stroke-linejoin:round}
-pre,.text{white-space:pre-wrap;overflow-wrap:anywhere} pre{background:var(--soft);padding:1rem}
-@media print{body{margin:0;max-width:none}svg,tr{break-inside:avoid}
-.plots{grid-template-columns:1fr 1fr}}
-"""
 
 
 def _is(name: str) -> Callable[[str], bool]:
@@ -102,23 +88,17 @@ def write_report(run: RunDirectory, *, redact: bool = False) -> Path:
     history = read_history(run.path)
     summary = _read_summary(run.summary)
     samples = read_lines(run.samples)[-MAX_SAMPLES:]
-    name = escape(run.path.name)
     body = [
-        f"<h1>Run {name}</h1>",
-        _section("Before and after", _rate_table(_rates(summary))),
-        _section("Facts", _pairs(_facts(summary))),
-        _section("Training", _plots(history.get("train", []))),
-        _section("Alerts", _alerts(history.get("alert", []))),
-        _section("Sample completions, newest last", _samples(samples, redact)),
-        _section("Configuration", f"<pre>{escape(_config_text(run))}</pre>"),
+        section("Before and after", _rate_table(_rates(summary))),
+        section("Facts", _pairs(_facts(summary))),
+        section("Training", _plots(history.get("train", []))),
+        section("Alerts", _alerts(history.get("alert", []))),
+        section("Sample completions, newest last", _samples(samples, redact)),
+        section("Configuration", f"<pre>{escape(_config_text(run))}</pre>"),
     ]
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Run {name}</title>'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
-    )
+    text = page(f"Run {run.path.name}", "".join(body))
     try:
-        run.report.write_text(page, encoding="utf-8", errors="replace")
+        run.report.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise EnvironmentUnfitError(f"{run.report} cannot be written: {error.strerror}") from None
     return run.report
@@ -138,10 +118,6 @@ def _read_summary(path: Path) -> Row:
 
 def _config_text(run: RunDirectory) -> str:
     return to_yaml(shareable(run.config()))
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
 
 
 def _rates(summary: Row) -> dict[str, Row]:
@@ -206,11 +182,11 @@ def _rate_table(rates: Mapping[str, Row]) -> str:
     columns = _rate_columns(rates)
     rows = [_rate_cells(name, change, columns) for name, change in rates.items()]
     note = "<p>Changes and intervals are in points; intervals are paired bootstraps.</p>"
-    return _table(columns, rows, is_numeric=True) + note if rows else ""
+    return table(columns, rows, is_numeric=True) + note if rows else ""
 
 
 def _pairs(facts: Mapping[str, str]) -> str:
-    return _table(("", ""), list(facts.items())) if facts else ""
+    return table(("", ""), list(facts.items())) if facts else ""
 
 
 def _plots(rows: Sequence[Row]) -> str:
@@ -234,7 +210,7 @@ def _plots(rows: Sequence[Row]) -> str:
 
 def _alerts(rows: Sequence[Row]) -> str:
     cells = [(str(row.get("alert", "")), str(row.get("text", ""))) for row in rows]
-    return _table(("kind", "what"), cells) if cells else ""
+    return table(("kind", "what"), cells) if cells else ""
 
 
 def _samples(samples: Sequence[Row], redact: bool) -> str:
@@ -251,16 +227,4 @@ def _samples(samples: Sequence[Row], redact: bool) -> str:
         shown = f"{reward:.3f}" if isinstance(reward, int | float) else ""
         rows.append((str(step), prompt, response, shown, verdicts))
     columns = ("step", "prompt", "answer", "reward", "verdicts")
-    return _table(columns, rows) if rows else ""
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], is_numeric: bool = False) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    lines = []
-    for row in rows:
-        cells = "".join(
-            f'<td class="{"n" if is_numeric else "text"}">{escape(cell)}</td>' for cell in row[1:]
-        )
-        lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>')
-    header = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
-    return f"<table>{header}<tbody>{''.join(lines)}</tbody></table>"
+    return table(columns, rows) if rows else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from safeladder.config import Config, PrincipleConfig, RolloutConfig
+from safeladder.config import Config, ModelConfig, PrincipleConfig, RolloutConfig, WeightsConfig
 from safeladder.errors import ConfigError
 from safeladder.ports import Dialogues, PayloadStore, RolloutEngine, Verifier
 
@@ -73,15 +73,28 @@ def _dialogues(engine: RolloutEngine, config: Config, rollout: RolloutConfig) ->
 def _engine(
     name: str, config: Config, rollout: RolloutConfig, direct: DirectTransfer | None = None
 ) -> RolloutEngine:
+    seed = config.run.seed
+    if rollout.engine == "vllm":
+        # Of its own for every actor, replacements included: equal seeds draw equal samples.
+        seed = crc32(f"{seed}/{name}".encode())
+    return build_engine(config.model, rollout, seed, config.weights, direct)
+
+
+def build_engine(
+    model: ModelConfig,
+    rollout: RolloutConfig,
+    seed: int,
+    weights: WeightsConfig = WeightsConfig(),  # noqa: B008 - frozen
+    direct: DirectTransfer | None = None,
+) -> RolloutEngine:
+    """The engine that ``rollout`` names, not started yet."""
     if rollout.engine == "vllm":
         from actors.vllm_engine import VllmEngine
 
-        # Of its own for every actor, replacements included: equal seeds draw equal samples.
-        seed = crc32(f"{config.run.seed}/{name}".encode())
-        return VllmEngine(config.model, rollout, seed, config.weights.chunk_bytes, direct)
+        return VllmEngine(model, rollout, seed, weights.chunk_bytes, direct)
     from actors.transformers_engine import TransformersEngine
 
-    return TransformersEngine(config.model, rollout, config.run.seed)
+    return TransformersEngine(model, rollout, seed)
 
 
 def build_verifier_role(

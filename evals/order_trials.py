@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Round = Literal["single", "multi"]
-Variant = Literal["level", "rotation"]
+Variant = Literal["level", "rotation", "difficulty"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,8 @@ class Trial:
     """Stable: the same options give the same ids."""
     round: Round
     variant: Variant
-    """``rotation``: an extra order at the CDDI of a level, where difficulty and slot part."""
+    """``rotation``: an extra order at the CDDI of a level, where difficulty and slot part.
+    ``difficulty``: in any order, before ranks are known; ``ranks`` and CDDI mean nothing."""
     prompt: str
     """Id of the row; the same at every level, so that levels are compared prompt by prompt."""
     cluster: str
