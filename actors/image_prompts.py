@@ -1,54 +1,22 @@
 """Conversations with images as the inputs of a Qwen2.5-VL model.
 
-Owns decoding of image files from strangers and the processor. Knows neither engines nor what is
+Owns the processor. Knows neither engines nor what is
 asked. The stock processor insists on one for videos, which needs torchvision; this one does not.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
 from safeladder.errors import ConfigError
 from safeladder.records import Message
-
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_ASPECT = 200
-"""Longer side through shorter side; the image processor has no size for more."""
-
-
-class BadImageError(ValueError):
-    """Bytes that are no image, or one of a size or shape that is not read."""
-
-
-def decode_image(data: bytes, max_pixels: int) -> Image.Image:
-    """The RGB image in ``data``. Its size is read and refused before anything is unpacked.
-
-    Raises ``BadImageError``.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the limit
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        size = "x".join(map(str, image.size))
-        if math.prod(image.size) > max_pixels:
-            raise BadImageError(f"an image of {size} pixels, the limit is {max_pixels}")
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            raise BadImageError(f"an image of {size} pixels is too thin")
-        return image.convert("RGB")
-    except BadImageError:
-        raise
-    except Exception as error:
-        raise BadImageError(f"an image cannot be decoded: {type(error).__name__}") from error
+from vision.reading import decode_image
 
 
 class ImagePrompts:

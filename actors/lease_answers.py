@@ -48,6 +48,7 @@ def finished_group(
         fence=lease.fence,
         prompt=lease.prompt,
         completions=completions,
+        images=made.images,
     )
     header = GroupHeader(
         key=lease.key,

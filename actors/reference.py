@@ -19,12 +19,14 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
 
 from actors.local_model import LOCAL, require_folder
 from safeladder.errors import EnvironmentUnfitError
+from safeladder.images import PromptImage
 from safeladder.ports import PayloadStore, TokenScorer
 from safeladder.records import Floats, GroupKey, RolloutGroup, Tokens
+from vision.family import VisionFamily, family_of
+from vision.sequences import later_inputs, model_class, position_behind, whole_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class ReferenceStatus:
 
 
 class TransformersScorer:
-    """``ports.TokenScorer`` on a plain Hugging Face causal language model.
+    """``ports.TokenScorer`` on a plain Hugging Face model, of text or of text and images.
 
     Sequences with one prompt share its pass: the prompt is read once, then its completions in
     batches of at most ``batch_tokens`` tokens, prompt and padding included (a longer single
@@ -101,6 +103,7 @@ class TransformersScorer:
         self._device = torch.device(device)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scorer")
         self._model: Any = None
+        self._family: VisionFamily | None = None
 
     async def start(self) -> None:
         """Load the model. Raises ``EnvironmentUnfitError`` for an architecture that does more to
@@ -108,13 +111,18 @@ class TransformersScorer:
         await asyncio.get_running_loop().run_in_executor(self._worker, self._load)
 
     async def logprobs(
-        self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: float
+        self,
+        sequences: Sequence[tuple[Tokens, Tokens]],
+        temperature: float,
+        images: Sequence[PromptImage] = (),
     ) -> list[Floats]:
         """See ``ports.TokenScorer.logprobs``; temperature 0 (greedy) stands for 1."""
         if self._model is None:
             raise RuntimeError("the scorer is not started")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, self._score, sequences, temperature)
+        return await loop.run_in_executor(
+            self._worker, self._score, sequences, temperature, tuple(images)
+        )
 
     async def close(self) -> None:
         """End the worker thread and drop the model."""
@@ -125,9 +133,12 @@ class TransformersScorer:
     def _load(self) -> None:
         torch.set_num_threads(self._threads)
         require_folder(self._model_path)
-        model = AutoModelForCausalLM.from_pretrained(
-            self._model_path, dtype=getattr(torch, self._dtype), **LOCAL
-        ).eval()
+        self._family = family_of(self._model_path)
+        model = (
+            model_class(self._model_path)
+            .from_pretrained(self._model_path, dtype=getattr(torch, self._dtype), **LOCAL)
+            .eval()
+        )
         ids = torch.tensor([[0, 1]])
         hidden = model.base_model(input_ids=ids).last_hidden_state
         if not torch.equal(model.get_output_embeddings()(hidden), model(input_ids=ids).logits):
@@ -138,7 +149,10 @@ class TransformersScorer:
         self._model = model.to(self._device)
 
     def _score(
-        self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: float
+        self,
+        sequences: Sequence[tuple[Tokens, Tokens]],
+        temperature: float,
+        images: tuple[PromptImage, ...],
     ) -> list[Floats]:
         families: dict[bytes, list[int]] = {}
         for index, (prompt, _) in enumerate(sequences):
@@ -146,31 +160,39 @@ class TransformersScorer:
         found: dict[int, Floats] = {}
         for members in families.values():
             answers = [sequences[k][1] for k in members]
-            scored = self._score_family(sequences[members[0]][0], answers, temperature or 1.0)
+            prompt = sequences[members[0]][0]
+            scored = self._score_family(prompt, answers, temperature or 1.0, images)
             found.update(zip(members, scored, strict=True))
         return [found[k] for k in range(len(sequences))]
 
     @torch.inference_mode()
     def _score_family(
-        self, prompt: Tokens, answers: Sequence[Tokens], temperature: float
+        self,
+        prompt: Tokens,
+        answers: Sequence[Tokens],
+        temperature: float,
+        images: tuple[PromptImage, ...],
     ) -> list[Floats]:
-        """Answers to one prompt: the prompt is read once, its keys and values serve all."""
-        ids = torch.from_numpy(prompt.astype(np.int64))[None].to(self._device)
-        read = self._model.base_model(input_ids=ids, use_cache=True)
+        """Answers to one prompt: it and its images are read once, keys and values serve all."""
+        ids = torch.from_numpy(prompt.astype(np.int64))[None]
+        inputs = whole_inputs(self._family, self._model, ids, prompt, images)
+        read = self._model.base_model(**inputs, use_cache=True)
+        first = position_behind(self._family, prompt, images)
         found: dict[int, Floats] = {}
         lengths = [prompt.size + tokens.size for tokens in answers]
         for batch in batches_under(lengths, self._batch_tokens):
             cache = copy.deepcopy(read.past_key_values)
-            scored = self._score_batch(
-                read.last_hidden_state[:, -1:], cache, [answers[k] for k in batch], temperature
-            )
+            chosen = [answers[k] for k in batch]
+            last = read.last_hidden_state[:, -1:]
+            scored = self._score_batch(last, cache, chosen, temperature, first)
             found.update(zip(batch, scored, strict=True))
         return [found[k] for k in range(len(answers))]
 
     def _score_batch(
-        self, last: torch.Tensor, cache: Any, answers: list[Tokens], temperature: float
+        self, last: torch.Tensor, cache: Any, answers: list[Tokens], temperature: float, first: int
     ) -> list[Floats]:
-        """``last`` [1, 1, H] is the prompt's last hidden state, ``cache`` (used up) all of them."""
+        """``last`` [1, 1, H] is the prompt's last hidden state, ``cache`` (used up) all of them;
+        the answers' positions begin at ``first``."""
         rows, width = len(answers), max(tokens.size for tokens in answers)
         prompt_size = cache.get_seq_length()
         targets = torch.zeros(rows, width, dtype=torch.long)
@@ -183,8 +205,9 @@ class TransformersScorer:
         if width > 1:  # the last token is only predicted, never read
             cache.batch_repeat_interleave(rows)
             seen = torch.cat([is_read.new_ones(rows, prompt_size), is_read[:, :-1]], dim=1).long()
+            read = later_inputs(self._family, self._model, targets[:, :-1], first)
             after = self._model.base_model(
-                input_ids=targets[:, :-1], attention_mask=seen, past_key_values=cache
+                **read, attention_mask=seen, past_key_values=cache
             ).last_hidden_state
             hidden = torch.cat([hidden, after], dim=1)
         prices = self._price(hidden[is_read], targets[is_read], temperature)
@@ -247,7 +270,7 @@ class ReferenceActor:
         try:
             group: RolloutGroup = await self._store.get(payload_handle)
             pairs = [(c.prompt_tokens, c.tokens) for c in group.completions]
-            logprobs = await self._scorer.logprobs(pairs, self._temperature)
+            logprobs = await self._scorer.logprobs(pairs, self._temperature, group.images)
             payload = await self._store.put(tuple(logprobs))
         except KeyError as error:
             return ReferenceFailure(

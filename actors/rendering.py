@@ -1,11 +1,12 @@
 """Between text and token ids: the model's own tokenizer and chat template.
 
-Owns rendering of prompts, the ids that end an answer, and decoding. Knows neither engines nor
-sampling; images are not rendered here.
+Owns rendering of prompts, with the tokens that stand for their images, the ids that end an answer,
+and decoding. Knows neither engines nor sampling.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from safeladder.config import ModelConfig
 from safeladder.errors import ConfigError
+from safeladder.images import IMAGE_MARK, PromptImage
 from safeladder.ports import PromptTooLongError
 from safeladder.records import Message, Prompt, Tokens
+from vision.family import VisionFamily, expand_slots, family_of, look
+from vision.reading import BadImageError, read_image
 
 
 class PromptRenderer:
@@ -26,8 +30,13 @@ class PromptRenderer:
     """
 
     def __init__(
-        self, model_path: Path, system_prompt: str | None = None, chat_template: str | None = None
+        self,
+        model_path: Path,
+        system_prompt: str | None = None,
+        chat_template: str | None = None,
+        family: VisionFamily | None = None,
     ) -> None:
+        """``family``: of a model that sees; without it, prompts with images are refused."""
         self._tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
         self._system_prompt = system_prompt
         self._chat_template = chat_template
@@ -37,33 +46,57 @@ class PromptRenderer:
             raise ConfigError(
                 f"the tokenizer in {model_path} has no chat template: set model.chat_template"
             )
+        self.family = family
         self.stop_ids = self._read_stop_ids(model_path)
         """Ids after any of which an answer is complete, in rising order."""
 
     @classmethod
     def from_config(cls, model: ModelConfig) -> PromptRenderer:
         """The renderer that ``model`` in the config describes."""
-        return cls(model.path, model.system_prompt, model.chat_template)
+        family = family_of(model.path, model.image_min_pixels, model.image_max_pixels)
+        return cls(model.path, model.system_prompt, model.chat_template, family)
 
-    def render(self, prompt: Prompt, max_tokens: int | None = None) -> Tokens:
-        """Token ids [P] of the conversation, ending where the assistant's turn begins.
+    def look(self, prompt: Prompt) -> tuple[PromptImage, ...]:
+        """Read the images of a prompt and bring them to the model's size; none for text.
 
-        Raises ``PromptTooLongError`` above ``max_tokens``, and ``ValueError`` for a prompt with
-        images, which this text renderer would lose.
+        Raises ``BadImageError``, also if the model sees no images.
         """
-        if prompt.images:
-            raise ValueError(f"prompt {prompt.id} has images, and this renderer is for text only")
-        tokens = self.render_messages(prompt.messages)
+        if not prompt.images:
+            return ()
+        if self.family is None:
+            raise BadImageError(f"prompt {prompt.id} has images, and the model reads text only")
+        return look(self.family, [read_image(path) for path in prompt.images])
+
+    def render(
+        self, prompt: Prompt, max_tokens: int | None = None, images: Sequence[PromptImage] = ()
+    ) -> Tokens:
+        """Token ids [P] of the conversation, ending where the assistant's turn begins; ``images``
+        are what ``look`` gave.
+
+        Raises ``PromptTooLongError`` above ``max_tokens``, the tokens of images counted, and
+        ``BadImageError`` if images are missing or have no place.
+        """
+        if len(images) != len(prompt.images):
+            raise BadImageError(
+                f"prompt {prompt.id} has {len(prompt.images)} images, and {len(images)} are given"
+            )
+        tokens = self.render_messages(prompt.messages, images)
         if max_tokens is not None and tokens.size > max_tokens:
             raise PromptTooLongError(
                 f"prompt {prompt.id} renders to {tokens.size} tokens, the limit is {max_tokens}"
             )
         return tokens
 
-    def render_messages(self, messages: tuple[Message, ...]) -> Tokens:
+    def render_messages(
+        self, messages: tuple[Message, ...], images: Sequence[PromptImage] = ()
+    ) -> Tokens:
         """Token ids [P] of a conversation with generation prompt; the system prompt is put first
-        unless the conversation has a system turn of its own."""
-        return np.asarray(self._apply_template(messages, tokenize=True), dtype=np.int32)
+        unless the conversation has a system turn of its own. Images stand where the text says
+        ``<image>``; if it nowhere does, before the text of the last turn."""
+        ids = self._apply_template(messages, tokenize=True, num_images=len(images))
+        if images and self.family is not None:
+            return expand_slots(self.family, ids, images)
+        return np.asarray(ids, dtype=np.int32)
 
     def render_with_offsets(
         self, prompt: Prompt
@@ -154,9 +187,13 @@ class PromptRenderer:
         text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
         return text
 
-    def _apply_template(self, messages: tuple[Message, ...], *, tokenize: bool) -> Any:
-        """Token ids, or the text that they stand for."""
-        turns = [{"role": m.role, "content": m.content} for m in messages]
+    def _apply_template(
+        self, messages: tuple[Message, ...], *, tokenize: bool, num_images: int = 0
+    ) -> Any:
+        """Token ids, or the text that they stand for; one slot for each image."""
+        turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+        if num_images:
+            turns = with_image_parts(turns, num_images)
         if self._system_prompt is not None and all(m.role != "system" for m in messages):
             turns.insert(0, {"role": "system", "content": self._system_prompt})
         return self._tokenizer.apply_chat_template(
@@ -178,3 +215,30 @@ class PromptRenderer:
         if not found:
             raise ConfigError(f"the model in {model_path} names no end-of-sequence token")
         return tuple(sorted(found))
+
+
+def with_image_parts(turns: Sequence[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:
+    """Chat turns whose content is a list of text and image parts where an image stands.
+
+    Raises ``BadImageError`` if the text has marks, but not one for each image.
+    """
+    marks = sum(turn["content"].count(IMAGE_MARK) for turn in turns)
+    if marks not in (0, num_images):
+        raise BadImageError(f"the text has {marks} times {IMAGE_MARK}, for {num_images} images")
+    *before, last = turns
+    if marks == 0:
+        text = {"type": "text", "text": last["content"]}
+        return [*before, {**last, "content": [*[{"type": "image"}] * num_images, text]}]
+    return [{**turn, "content": _parts(turn["content"])} for turn in turns]
+
+
+def _parts(text: str) -> str | list[dict[str, str]]:
+    first, *rest = text.split(IMAGE_MARK)
+    if not rest:
+        return text
+    parts = [{"type": "text", "text": first}] if first else []
+    for piece in rest:
+        parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts

@@ -53,9 +53,9 @@ from safeladder.records import (
     WeightManifest,
 )
 from safeladder.weight_payload import WeightPayload
+from vision.reading import BadImageError
 
 logger = logging.getLogger(__name__)
-
 
 INTERRUPT_S = 20.0
 """An engine has so long to stop a group: a lease is answered at most this much too late."""
@@ -175,8 +175,8 @@ class RolloutActor:
         except TimeoutError:
             detail = f"not finished after {lease.deadline_s:g} s"
             return self._failure(lease, "deadline", detail, retryable=True)
-        except PromptTooLongError as error:
-            return self._failure(lease, "prompt_too_long", str(error), retryable=False)
+        except (PromptTooLongError, BadImageError) as error:
+            return self._failure(lease, error.failure_cause, str(error), retryable=False)
         except EnvironmentFailedError as error:
             return self._failure(lease, "environment_error", str(error), retryable=True)
         except Exception as error:  # noqa: BLE001 - here a failure becomes data for the coordinator
@@ -274,10 +274,15 @@ class RolloutActor:
         begun = await self._begun(lease)
         work.num_begun = begun.num_tokens
         started = time.monotonic()
+        images = begun.images
+        if lease.prompt.images and not images:  # read once for a group, whoever goes on with it
+            images = await self._engine.look(lease.prompt)
         done, rest, num_failed = list(begun.completions), [], 0
         if work.cause is None and begun.partials:
             request_id = _request_id(lease)
-            stream = self._source.generate(request_id, lease.prompt, lease.sampling, begun.partials)
+            stream = self._source.generate(
+                request_id, lease.prompt, lease.sampling, begun.partials, images
+            )
             # aclosing: leaving this block aborts, inside the engine, whatever still runs.
             async with contextlib.aclosing(stream) as samples:  # type: ignore[type-var]
                 async for sample in samples:
@@ -296,7 +301,9 @@ class RolloutActor:
         else:
             rest = list(begun.partials)
         seconds = begun.generate_s + time.monotonic() - started
-        return PartialGroup(completions=tuple(done), partials=tuple(rest), generate_s=seconds)
+        return PartialGroup(
+            completions=tuple(done), partials=tuple(rest), generate_s=seconds, images=images
+        )
 
     async def _begun(self, lease: Lease) -> PartialGroup:
         """What the lease goes on from. A payload that is lost costs its tokens, nothing else."""

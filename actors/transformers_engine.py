@@ -21,15 +21,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 from actors.local_model import LOCAL, require_folder
 from actors.rendering import PromptRenderer
 from safeladder.config import ModelConfig, RolloutConfig
 from safeladder.engine_profile import EngineLoad, EngineProfile
+from safeladder.images import PromptImage
 from safeladder.partials import PartialCompletion
 from safeladder.ports import RawTensors
 from safeladder.records import Completion, FinishReason, Prompt, Sampling, Tokens, WeightManifest
+from vision.sequences import later_inputs, model_class, position_behind, whole_inputs
 
 T = TypeVar("T")
 
@@ -80,6 +82,9 @@ class _Request:
     sampling: Sampling
     samples: list[_Sample]
     batches: list[_Batch]
+    images: Sequence[PromptImage]
+    first_position: int
+    """Of the answers."""
     is_interrupted: bool = False
 
 
@@ -118,22 +123,27 @@ class TransformersEngine:
         """Tokens made so far by each sample of a request in flight, in order of index."""
         return tuple(sample.num_tokens for sample in self._requests[request_id].samples)
 
+    async def look(self, prompt: Prompt) -> tuple[PromptImage, ...]:
+        """See ``ports.RolloutEngine.look``."""
+        return await asyncio.to_thread(self._rendering.look, prompt)
+
     async def generate(
         self,
         request_id: str,
         prompt: Prompt,
         sampling: Sampling,
         begun: Sequence[PartialCompletion] | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> AsyncGenerator[Completion | PartialCompletion, None]:
         """See ``ports.RolloutEngine.generate``."""
-        if self._renderer is None:
-            raise RuntimeError("the engine is not started")
-        tokens = self._renderer.render(prompt, self._rollout.max_prompt_tokens)
+        renderer = self._rendering
+        tokens = renderer.render(prompt, self._rollout.max_prompt_tokens, images)
         begun = PartialCompletion.all_of(sampling) if begun is None else begun
         samples = [self._new_sample(sampling, one) for one in begun]
         lengths = sorted({sample.num_tokens for sample in samples})
         batches = [_Batch([s for s in samples if s.num_tokens == length]) for length in lengths]
-        request = _Request(tokens, sampling, samples, batches)
+        first = position_behind(renderer.family, tokens, images)
+        request = _Request(tokens, sampling, samples, batches, images, first)
         self._requests[request_id] = request
         try:
             while request.batches:
@@ -179,7 +189,7 @@ class TransformersEngine:
     def limits(self) -> EngineProfile:
         """See ``ports.RolloutEngine.limits``. The cache is a model of one: what the memory that the
         config gives to a CPU's cache would hold."""
-        model = self._model.config
+        model = self._model.config.get_text_config()
         heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
         width = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
         num_bytes = 2 * model.num_hidden_layers * heads * width * self._model.dtype.itemsize
@@ -208,6 +218,12 @@ class TransformersEngine:
         await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
         self._model = None
 
+    @property
+    def _rendering(self) -> PromptRenderer:
+        if self._renderer is None:
+            raise RuntimeError("the engine is not started")
+        return self._renderer
+
     async def _in_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
@@ -215,9 +231,11 @@ class TransformersEngine:
         torch.set_num_threads(self._threads)
         require_folder(self._config.path)
         self._renderer = PromptRenderer.from_config(self._config)
-        self._model = AutoModelForCausalLM.from_pretrained(
-            self._config.path, dtype=getattr(torch, self._config.dtype), **LOCAL
-        ).eval()
+        self._model = (
+            model_class(self._config.path)
+            .from_pretrained(self._config.path, dtype=getattr(torch, self._config.dtype), **LOCAL)
+            .eval()
+        )
 
     def _new_sample(self, sampling: Sampling, begun: PartialCompletion) -> _Sample:
         seed = begun.seed(sampling)
@@ -229,7 +247,7 @@ class TransformersEngine:
         """One token for every unfinished sample; returns those that finished with it."""
         finished = []
         for batch in request.batches:
-            logits = self._forward(request.prompt.tolist(), batch)
+            logits = self._forward(request, batch)
             for row, sample in zip(logits, batch.alive, strict=True):
                 self._draw(row, sample, request.sampling)
             rows = [k for k, sample in enumerate(batch.alive) if sample.finish_reason is None]
@@ -240,28 +258,31 @@ class TransformersEngine:
         request.batches = [batch for batch in request.batches if batch.alive]
         return finished
 
-    def _forward(self, prompt: list[int], batch: _Batch) -> torch.Tensor:
+    def _forward(self, request: _Request, batch: _Batch) -> torch.Tensor:
         """Logits [alive, vocabulary] of the next token, in float32."""
+        family, made = self._rendering.family, batch.alive[0].num_tokens
         if batch.cache is not None:
-            inputs = torch.tensor([sample.tokens[-1:] for sample in batch.alive])
-            return self._next_logits(inputs, batch.cache)
+            last = torch.tensor([sample.tokens[-1:] for sample in batch.alive])
+            place = request.first_position + made - 1
+            return self._next_logits(later_inputs(family, self._model, last, place), batch.cache)
         batch.cache = DynamicCache(config=self._model.config)
-        if batch.alive[0].num_tokens:
-            inputs = torch.tensor([prompt + sample.all_tokens for sample in batch.alive])
-            return self._next_logits(inputs, batch.cache)
-        logits = self._next_logits(torch.tensor([prompt]), batch.cache)
+        prompt = request.prompt.tolist()
+        rows = [prompt + sample.all_tokens for sample in batch.alive] if made else [prompt]
+        inputs = whole_inputs(
+            family, self._model, torch.tensor(rows), request.prompt, request.images
+        )
+        logits = self._next_logits(inputs, batch.cache)
+        if made:
+            return logits
         batch.cache.batch_repeat_interleave(len(batch.alive))
         return logits.expand(len(batch.alive), -1)
 
-    def _next_logits(self, inputs: torch.Tensor, cache: Any) -> torch.Tensor:
-        outputs = self._model(
-            input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+    def _next_logits(self, inputs: dict[str, Any], cache: Any) -> torch.Tensor:
+        outputs = self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: torch.Tensor = outputs.logits[:, -1].float()
         return logits
 
     def _draw(self, logits: torch.Tensor, sample: _Sample, sampling: Sampling) -> None:
-        assert self._renderer is not None
         logprobs = log_distribution(logits, sampling.temperature, sampling.top_p)
         if sampling.temperature == 0:
             token = int(logprobs.argmax())
@@ -270,16 +291,15 @@ class TransformersEngine:
         sample.tokens.append(token)
         sample.logprobs.append(float(logprobs[token]))
         sample.versions.append(self._version)
-        if token in self._renderer.stop_ids:
+        if token in self._rendering.stop_ids:
             sample.finish_reason = "stop"
         elif sample.num_tokens == sampling.max_new_tokens:
             sample.finish_reason = "length"
 
     def _completion(self, request: _Request, sample: _Sample) -> Completion:
-        assert self._renderer is not None
         assert sample.finish_reason is not None
         whole = sample.so_far()
-        text = self._renderer.decode(whole.tokens)
+        text = self._rendering.decode(whole.tokens)
         return whole.finished(request.prompt, text, sample.finish_reason)
 
     @torch.no_grad()

@@ -12,22 +12,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rewards.deadline import score_with_deadline
 from safeladder.conversation import CONVERSATION
+from safeladder.images import IMAGE_MARK
 from safeladder.ports import PayloadStore, Verifier
 from safeladder.records import (
     Completion,
     GroupKey,
     InvalidCause,
+    Message,
     Prompt,
     RolloutGroup,
     ScoreRequest,
     Verdict,
     VerdictStatus,
 )
+from vision.reading import read_image
 
 LATENCY_WINDOW = 512
 """Calls over which latency is reported."""
@@ -164,8 +166,8 @@ class VerifierActor:
         self, group: RolloutGroup, key: GroupKey, attempt: int, chosen: Sequence[Completion]
     ) -> list[Verdict]:
         try:
-            images = await _read_images(group.prompt.images)
-        except (OSError, ValueError) as error:
+            images = await _files(group)
+        except ValueError as error:
             evidence = f"an image cannot be read: {error}"
             return [self._unreadable(f"{key}/{one.index}", evidence) for one in chosen]
         requests = [_request(group, key, attempt, one, images) for one in chosen]
@@ -198,8 +200,11 @@ def _choose(group: RolloutGroup, indexes: Sequence[int] | None) -> Sequence[Comp
     return [by_index[index] for index in indexes]
 
 
-async def _read_images(paths: Sequence[str]) -> tuple[bytes, ...]:
-    return tuple([await asyncio.to_thread(Path(path).read_bytes) for path in paths])
+async def _files(group: RolloutGroup) -> tuple[bytes, ...]:
+    """The image files that the policy saw, the same objects for all siblings."""
+    if group.images:
+        return tuple(image.file for image in group.images)
+    return tuple([await asyncio.to_thread(read_image, path) for path in group.prompt.images])
 
 
 def _request(
@@ -213,7 +218,7 @@ def _request(
     return ScoreRequest(
         sample_id=f"{key}/{completion.index}",
         attempt=attempt,
-        messages=prompt.messages,
+        messages=_without_marks(prompt.messages) if images else prompt.messages,
         response=completion.text,
         finish_reason=completion.finish_reason,
         num_tokens=completion.num_sampled,
@@ -231,6 +236,11 @@ def _meta(prompt: Prompt, completion: Completion) -> Mapping[str, Any]:
         return prompt.meta
     turns = [[turn.role, turn.content] for turn in talk.turns]
     return {**prompt.meta, CONVERSATION: {"turns": turns, "facts": dict(talk.facts)}}
+
+
+def _without_marks(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """A judge is shown the images themselves."""
+    return tuple(m._replace(content=m.content.replace(IMAGE_MARK, "")) for m in messages)
 
 
 def _percentile(values: Sequence[float], share: float) -> float | None:

@@ -16,11 +16,12 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from actors.context_limit import context_tokens, too_long
-from actors.image_prompts import BadImageError, ImagePrompts
+from actors.image_prompts import ImagePrompts
 from actors.local_model import LOCAL, require_folder
 from actors.rendering import PromptRenderer
 from rewards.judging import UnjudgedError
 from safeladder.records import InvalidCause, Message
+from vision.reading import BadImageError
 
 
 class VisionCompleter:

@@ -28,11 +28,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from actors.rendering import PromptRenderer
 from actors.rollout import EngineFailedError
 from actors.vllm_direct import DirectTransfer
+from actors.vllm_images import engine_input
 from actors.vllm_processes import child_environment
 from actors.vllm_sample import VllmSample
 from actors.vllm_transfer import transfer
 from safeladder.config import ModelConfig, RolloutConfig
 from safeladder.engine_profile import EngineLoad, EngineProfile
+from safeladder.images import PromptImage
 from safeladder.partials import PartialCompletion
 from safeladder.ports import RawTensors
 from safeladder.records import Completion, Prompt, Sampling, WeightManifest
@@ -101,17 +103,22 @@ class VllmEngine:
         samples = self._samples[request_id]
         return tuple(sample.begun.tokens.size + self._count(sample) for sample in samples)
 
+    async def look(self, prompt: Prompt) -> tuple[PromptImage, ...]:
+        """See ``ports.RolloutEngine.look``."""
+        return await asyncio.to_thread(self._rendering.look, prompt)
+
     async def generate(
         self,
         request_id: str,
         prompt: Prompt,
         sampling: Sampling,
         begun: Sequence[PartialCompletion] | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> AsyncGenerator[Completion | PartialCompletion, None]:
         """See ``ports.RolloutEngine.generate``."""
-        tokens = self._rendering.render(prompt, self._rollout.max_prompt_tokens)
+        tokens = self._rendering.render(prompt, self._rollout.max_prompt_tokens, images)
         begun = PartialCompletion.all_of(sampling) if begun is None else begun
-        samples = [VllmSample(request_id, tokens, sampling, one) for one in begun]
+        samples = [VllmSample(request_id, tokens, sampling, one, images) for one in begun]
         self._samples[request_id] = samples
         tasks = [asyncio.create_task(self._complete(sample)) for sample in samples]
         try:
@@ -229,8 +236,18 @@ class VllmEngine:
             weight_transfer_config=WeightTransferConfig(backend=backend),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
             disable_log_stats=True,
+            **(self._vision_args() if self._rendering.family else {}),
             **cpu_cache,
         )
+
+    def _vision_args(self) -> dict[str, Any]:
+        """No video is ever shown, and no dummy images are run at the start: what an encoder needs
+        is small beside the cache. Finished pixels pass by vLLM's own processor and its cache."""
+        return {
+            "limit_mm_per_prompt": {"video": 0},
+            "mm_processor_cache_gb": 0,
+            "skip_mm_profiling": True,
+        }
 
     async def _complete(self, sample: VllmSample) -> Completion | PartialCompletion:
         """Run one sample to its end; start it afresh as often as an update asks for that."""
@@ -247,7 +264,6 @@ class VllmEngine:
 
     async def _run(self, sample: VllmSample) -> RequestOutput | None:
         """The output of one request; None if it was interrupted before it began."""
-        from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
         llm = self._engine
@@ -259,7 +275,10 @@ class VllmEngine:
                 sample.spans = [(0, self._version)]
                 # The salt is the version of now for a continued sample, too: the keys of its
                 # tokens are computed anew unless these very weights have computed them.
-                prompt = tokens_input(sample.all_prompt_tokens, cache_salt=self._salt)
+                prompt = engine_input(
+                    sample.all_prompt_tokens, sample.prompt.size, sample.images,
+                    self._rendering.family, self._salt,
+                )  # fmt: skip
                 params = sample.params(list(self._rendering.stop_ids))
                 queue = await llm.add_request(sample.name, prompt, params)
                 sample.internal_id = queue.request_id

@@ -24,6 +24,7 @@ from cluster.roles import Builders
 from learners.payloads import read_payloads
 from safeladder.config import Config
 from safeladder.engine_profile import EngineLoad, EngineProfile
+from safeladder.images import PromptImage
 from safeladder.partials import PartialCompletion
 from safeladder.ports import PayloadStore, RawTensors
 from safeladder.records import (
@@ -73,12 +74,17 @@ class TimedEngine:
     async def start(self) -> None:
         """Nothing to load."""
 
+    async def look(self, prompt: Prompt) -> tuple[PromptImage, ...]:
+        """Sees nothing."""
+        return ()
+
     async def generate(
         self,
         request_id: str,
         prompt: Prompt,
         sampling: Sampling,
         begun: Sequence[PartialCompletion] | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> AsyncIterator[Completion | PartialCompletion]:
         """Equal completions, of as many tokens as are allowed."""
         await self._time.work(self._group_s)
@@ -155,7 +161,10 @@ class TimedScorer:
         """Nothing to load."""
 
     async def logprobs(
-        self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: float
+        self,
+        sequences: Sequence[tuple[Tokens, Tokens]],
+        temperature: float,
+        images: Sequence[PromptImage] = (),
     ) -> list[Floats]:
         """Of every token the same."""
         await self._time.work(self._group_s)

@@ -69,6 +69,11 @@ class ModelConfig(Section):
     """Put before every prompt that has no system turn of its own."""
     chat_template: str | None = None
     """Jinja template instead of the tokenizer's own."""
+    image_min_pixels: PositiveInt | None = None
+    """Images are enlarged to at least so many pixels; null leaves it to the model's own image
+    processor. 784 pixels are one token of Qwen2.5-VL."""
+    image_max_pixels: PositiveInt | None = None
+    """Images are reduced to at most so many pixels; null leaves it to the model's own."""
 
 
 class PrincipleConfig(Section):

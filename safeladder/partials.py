@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from safeladder.conversation import Conversation
+from safeladder.images import PromptImage
 from safeladder.records import Completion, FinishReason, Floats, GroupKey, Sampling, Tokens
 
 InterruptCause = Literal["asked", "deadline"]
@@ -118,6 +119,8 @@ class PartialGroup:
     """All others."""
     generate_s: float
     """Seconds that engines worked on it so far."""
+    images: tuple[PromptImage, ...] = ()
+    """Of the prompt, as the engine before read them."""
 
     @property
     def samples(self) -> tuple[Completion | PartialCompletion, ...]:

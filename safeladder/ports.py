@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from safeladder.conversation import SampleFailure
 from safeladder.engine_profile import EngineLoad, EngineProfile
+from safeladder.images import PromptImage
 from safeladder.partials import PartialCompletion
 from safeladder.records import (
     Completion,
+    FailureCause,
     Floats,
     Prompt,
     Sampling,
@@ -30,6 +32,8 @@ RawTensors = Mapping[str, npt.NDArray[np.uint8]]
 class PromptTooLongError(ValueError):
     """The rendered prompt exceeds ``rollout.max_prompt_tokens``."""
 
+    failure_cause: FailureCause = "prompt_too_long"
+
 
 class PeerFailedError(RuntimeError):
     """A role that was called by another one raised, or is gone."""
@@ -45,6 +49,7 @@ class CompletionSource(Protocol):
         prompt: Prompt,
         sampling: Sampling,
         begun: Sequence[PartialCompletion] | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> AsyncIterator[Completion | PartialCompletion | SampleFailure]:
         """Yield the samples as they finish; after ``interrupt`` each unfinished one as it is."""
         ...
@@ -83,14 +88,20 @@ class RolloutEngine(Protocol):
         """Load the base model as version 0."""
         ...
 
+    async def look(self, prompt: Prompt) -> tuple[PromptImage, ...]:
+        """The images of a prompt as ``generate`` wants them. Raises ``BadImageError``."""
+        ...
+
     def generate(
         self,
         request_id: str,
         prompt: Prompt,
         sampling: Sampling,
         begun: Sequence[PartialCompletion] | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> AsyncIterator[Completion | PartialCompletion]:
-        """Yield the ``sampling.num_samples`` completions as they finish, in any order.
+        """Yield the ``sampling.num_samples`` completions as they finish, in any order. ``images``
+        are those of the prompt.
 
         With ``begun`` these samples are continued instead, under the version served now: none of
         their keys is taken from a cache of other weights, and ``sampling.max_new_tokens`` counts
@@ -138,10 +149,13 @@ class TokenScorer(Protocol):
     """A frozen policy that prices given tokens (the reference)."""
 
     async def logprobs(
-        self, sequences: Sequence[tuple[Tokens, Tokens]], temperature: float
+        self,
+        sequences: Sequence[tuple[Tokens, Tokens]],
+        temperature: float,
+        images: Sequence[PromptImage] = (),
     ) -> list[Floats]:
         """For each (prompt [P], tokens [T]): the [T] log-probs of the tokens, natural log, of
-        logits / temperature."""
+        logits / temperature. ``images`` stand in every prompt."""
         ...
 
 

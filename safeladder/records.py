@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from safeladder.conversation import Conversation
 from safeladder.engine_profile import EngineLoad
+from safeladder.images import PromptImage
 
 Tokens = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -148,6 +149,8 @@ class RolloutGroup:
     fence: int
     prompt: Prompt
     completions: tuple[Completion, ...]
+    images: tuple[PromptImage, ...] = ()
+    """Of the prompt, once for all siblings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,14 +193,9 @@ class GenerationFailure:
     ) -> GenerationFailure:
         """The failure of a lease on an engine."""
         return cls(
-            key=lease.key,
-            attempt=lease.attempt,
-            fence=lease.fence,
-            engine=engine,
-            cause=cause,
-            detail=detail,
-            retryable=retryable,
-        )
+            key=lease.key, attempt=lease.attempt, fence=lease.fence, engine=engine, cause=cause,
+            detail=detail, retryable=retryable,
+        )  # fmt: skip
 
 
 class VerdictStatus(StrEnum):
@@ -317,6 +315,8 @@ class TrainingSample:
     reward: float
     """The combined scalar of ``rewards.combine``."""
     finish_reason: FinishReason
+    images: tuple[PromptImage, ...] = ()
+    """Of the prompt, without their files; siblings share them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

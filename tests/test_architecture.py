@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("safeladder", "rewards", "actors", "learners", "curricula", "evals", "cluster")
+ROOMS = ("safeladder", "vision", "rewards", "actors", "learners", "curricula", "evals", "cluster")
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "grpc", "wandb", "transformers", "openrlhf")
 MAX_LINES = 400
 LONG_FOR_A_REASON: dict[str, str] = {}

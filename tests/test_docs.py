@@ -24,7 +24,7 @@ from safeladder.records import Message, ScoreRequest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *DOCS.rglob("*.md")]
-ROOMS = ("safeladder", "rewards", "actors", "learners", "curricula", "evals", "cluster")
+ROOMS = ("safeladder", "vision", "rewards", "actors", "learners", "curricula", "evals", "cluster")
 FOLDERS = (*ROOMS, "demo", "benchmarks", "configs", "docs", "requirements", "scripts", "tests")
 DEMO = ROOT / "configs/demo.yaml"
 JUDGE = ROOT / "configs/overlays/judge.yaml"

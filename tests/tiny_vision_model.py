@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import (
@@ -37,9 +38,9 @@ def tiny_vision_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForCondit
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(VISION))
     text = dict(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=4096,
         rope_parameters={
-            "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3],
+            "rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6],
         },
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=True, initializer_range=0.15,
@@ -64,6 +65,15 @@ def save_tiny_vision_model(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=112 * 112).save_pretrained(folder)
     return folder
+
+
+def noise(seed: int, size: tuple[int, int] = (112, 84), kind: str = "PNG") -> bytes:
+    """A file with random pixels in it, so that no two places look alike."""
+    width, height = size
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
 
 
 def picture(color: str, size: tuple[int, int] = (112, 84), kind: str = "PNG") -> bytes:

@@ -39,6 +39,7 @@ from safeladder.conversation import (
     SampleFailure,
 )
 from safeladder.environment_config import EnvironmentConfig
+from safeladder.images import PromptImage
 from safeladder.partials import PartialCompletion
 from safeladder.ports import RolloutEngine
 from safeladder.records import Completion, FinishReason, Message, Prompt, Sampling
@@ -57,6 +58,7 @@ class _Request:
     name: str
     prompt: Prompt
     sampling: Sampling
+    images: Sequence[PromptImage] = ()
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     at_engine: set[str] = field(default_factory=set)
     """Names of the turns that the engine works on."""
@@ -96,9 +98,10 @@ class EnvironmentDialogues:
         prompt: Prompt,
         sampling: Sampling,
         begun: Sequence[PartialCompletion] | None = None,
+        images: Sequence[PromptImage] = (),
     ) -> AsyncGenerator[Completion | PartialCompletion | SampleFailure, None]:
         """See ``ports.CompletionSource``."""
-        request = self._requests[request_id] = _Request(request_id, prompt, sampling)
+        request = self._requests[request_id] = _Request(request_id, prompt, sampling, images)
         samples = PartialCompletion.all_of(sampling) if begun is None else begun
         tasks = [asyncio.create_task(self._settle(request, sample)) for sample in samples]
         try:
@@ -140,7 +143,7 @@ class EnvironmentDialogues:
         self, request: _Request, sample: PartialCompletion
     ) -> Completion | PartialCompletion:
         """A sample from where it stands to its end, or to where it is interrupted."""
-        prompt = self._rendering.render(request.prompt)
+        prompt = self._rendering.render(request.prompt, images=request.images)
         try:
             if sample.conversation is None:
                 sample = await self._open(request, sample)
@@ -162,7 +165,8 @@ class EnvironmentDialogues:
             return sample
 
     async def _open(self, request: _Request, sample: PartialCompletion) -> PartialCompletion:
-        text = self._rendering.decode_all(self._rendering.render(request.prompt))
+        rendered = self._rendering.render(request.prompt, images=request.images)
+        text = self._rendering.decode_all(rendered)
         opening = await self._ask(request, lambda: self._environment.begin(request.prompt, text))
         if opening.is_over:
             raise EnvironmentFailedError("the environment ended the conversation before it began")
@@ -191,9 +195,8 @@ class EnvironmentDialogues:
         name = f"{request.name}/{sample.index}/{conversation.num_turns}"
         request.at_engine.add(name)
         try:
-            made = [
-                one async for one in self._engine.generate(name, request.prompt, limits, [sample])
-            ]
+            asked = (name, request.prompt, limits, [sample], request.images)
+            made = [one async for one in self._engine.generate(*asked)]
         finally:
             request.at_engine.discard(name)
         (turn,) = made

@@ -104,7 +104,7 @@ def test_a_lost_payload_and_a_scorer_that_raises_are_data(runner: asyncio.Runner
 
         async def close(self) -> None: ...
 
-        async def logprobs(self, sequences: Any, temperature: float) -> list[Any]:
+        async def logprobs(self, sequences: Any, *_: Any) -> list[Any]:
             raise MemoryError("too large")
 
     async def work() -> list[ReferenceScored | ReferenceFailure]:

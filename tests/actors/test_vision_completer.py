@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from actors.image_prompts import BadImageError, ImagePrompts, decode_image
+from actors.image_prompts import ImagePrompts
 from actors.vision_completer import VisionCompleter
 from rewards.building import build_verifier
 from rewards.judging import UnjudgedError
@@ -26,6 +26,7 @@ from tests.tiny_vision_model import (
     tiny_vision_model,
     tiny_vision_tokenizer,
 )
+from vision.reading import BadImageError, decode_image
 
 TURNS = (Message("system", "be a judge"), Message("user", "what is in it?"))
 LABELS = ("yes", "no idea")

@@ -1,0 +1,62 @@
+"""A rendered prompt as vLLM's engine takes it, with the pixels of its images.
+
+vLLM could read images itself. It is given finished pixels and token ids instead, so that engine,
+reference and learner see exactly the same: image processors differ by their resampling filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from safeladder.images import PromptImage
+from vision.family import VisionFamily
+
+if TYPE_CHECKING:
+    from vllm.inputs import EngineInput
+
+
+def engine_input(
+    tokens: list[int],
+    num_prompt_tokens: int,
+    images: Sequence[PromptImage],
+    family: VisionFamily | None,
+    salt: str,
+) -> EngineInput:
+    """What ``AsyncLLM.add_request`` takes: ``tokens`` begin with a rendered prompt of
+    ``num_prompt_tokens``. Images are known to vLLM's caches by their identity, so siblings share
+    what the vision tower made of them."""
+    from vllm.inputs import mm_input, tokens_input
+
+    if not images or family is None:
+        return tokens_input(tokens, cache_salt=salt)
+    from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
+
+    ranges, start = [], 0
+    prompt = np.asarray(tokens[:num_prompt_tokens])
+    for image in images:
+        start += int(np.argmax(prompt[start:] == family.image_token_id))
+        ranges.append(PlaceholderRange(offset=start, length=family.num_tokens(image.pixels)))
+        start += ranges[-1].length
+    inputs = family.tensors(images)
+    items = MultiModalKwargsItems.from_hf_inputs(inputs, _fields(inputs))
+    return mm_input(
+        tokens,
+        items,
+        {"image": [image.identity for image in images]},
+        {"image": ranges},
+        cache_salt=salt,
+    )
+
+
+def _fields(inputs: dict[str, Any]) -> dict[str, Any]:
+    """How the tensors of all images are cut into those of each."""
+    from vllm.multimodal.inputs import MultiModalFieldConfig
+
+    patches = inputs["image_grid_thw"].prod(-1)
+    return {
+        "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", patches),
+        "image_grid_thw": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
+    }

@@ -1,0 +1,1 @@
+"""Images of prompts: read once, and put before a model as its family wants them."""
