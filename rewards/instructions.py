@@ -23,8 +23,8 @@ from rewards.constraints.reward import (
     says_something,
 )
 from rewards.constraints.rows import Stated, listed, stated
-from rewards.constraints.vocabulary import HARD
-from rewards.judging import Judgment, RuleVerifier, UnjudgedError
+from rewards.constraints.vocabulary import HARD, SOFT
+from rewards.judging import Judgment, NotApplicableError, RuleVerifier, UnjudgedError
 from safeladder.records import InvalidCause, ScoreRequest
 
 
@@ -36,7 +36,8 @@ class InstructionRules(RuleVerifier):
     without constraints, an unknown id or wrong kwargs is INVALID(malformed), however many of the
     others are met. Score: ``mean_share`` times the weighted mean of the outcomes, plus the rest if
     all are met, and 0 for an answer of fewer than ``min_letters`` letters. A rule that crashes is
-    masked; if more than half do, the verdict is INVALID(error).
+    masked; if more than half do, the verdict is INVALID(error). Soft constraints are passed over; a
+    row with no others is NOT_APPLICABLE.
 
     ``reading``: ``hardened`` for reward, ``reference`` for figures to be compared with others',
     without that gate. The evidence begins with one mark for each constraint (``+`` met, ``-``
@@ -115,5 +116,14 @@ class InstructionRules(RuleVerifier):
 
     def _read(self, text: str) -> tuple[tuple[Stated, ...], float]:
         """The constraints of a row and its floor; the same for every answer to it."""
-        constraints = stated(json.loads(text), self._known)
+        entries = json.loads(text)
+        ruled = [one for one in entries if not _is_soft(one)]
+        if not ruled:
+            raise NotApplicableError("all constraints of the row are soft: a judge reads them")
+        constraints = stated(ruled, self._known)
         return constraints, reward_floor(constraints, self._reading, self._mean_share)
+
+
+def _is_soft(entry: Any) -> bool:
+    name = entry.get("id") if isinstance(entry, dict) else None
+    return isinstance(name, str) and name in SOFT

@@ -14,7 +14,7 @@ from rewards.constraints.rows import MAX_CONSTRAINTS, stated
 from rewards.instructions import InstructionRules
 from safeladder.config import PrincipleConfig
 from safeladder.errors import ConfigError
-from safeladder.records import InvalidCause, Verdict
+from safeladder.records import InvalidCause, Verdict, VerdictStatus
 from tests.rewards.samples import sample
 
 PRESENT = "keywords:existence"
@@ -180,6 +180,13 @@ def test_a_row_that_cannot_be_read_has_no_score(reference: object) -> None:
 )
 def test_columns_that_do_not_fit_each_other_are_malformed(meta: Any) -> None:
     assert judge("a cup of tea", meta=meta).cause is InvalidCause.MALFORMED
+
+
+def test_soft_constraints_are_left_to_a_judge() -> None:
+    soft = {"id": "style:open_ended", "kwargs": {}}
+    verdict = judge("a cup of tea", reference=row(soft, TEA))
+    assert (verdict.score, verdict.label) == (1.0, "1 of 1")
+    assert judge("a cup of tea", reference=row(soft)).status is VerdictStatus.NOT_APPLICABLE
 
 
 def test_constraints_of_your_own_join_by_name() -> None:
