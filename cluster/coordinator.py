@@ -18,7 +18,7 @@ Every wait ends: a lease, a call, a step, a publication and a load have deadline
 watches, and what comes later than its deadline, twice, or for an older attempt is counted and
 thrown away. A group fails at most ``rollout.max_attempts`` times: an engine's death counts as a
 failure of each group it held, since one of them may have killed it. If far more groups are dropped
-than trained (``FAIL_DROPS_PER_GROUP``), a principle stays invalid under ``pause`` for an hour, or
+than trained (``drop_watch``), a principle stays invalid under ``pause`` for an hour, or
 no engine can load the newest version while nothing else moves, the run fails instead of going on
 for ever.
 """
@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cluster.coordinator_status import CoordinatorStatus, Glance, read_glance, read_status
+from cluster.drop_watch import DropWatch
 from cluster.engines import LOAD_DEADLINE_S
 from cluster.group_life import GroupLives
 from cluster.groups import Group, GroupTable, PromptSource
@@ -67,13 +68,9 @@ from cluster.protocol import (
 from cluster.score_desk import ScoreDesk
 from cluster.transitions import DropReason, GroupState, LedgerSnapshot, Transition
 from safeladder.config import Config
-from safeladder.errors import SafeladderError, VerifierUnavailableError
+from safeladder.constraint_weights import ConstraintWeights
+from safeladder.errors import DivergedError, SafeladderError
 from safeladder.records import TrainGroup, TrainOrder
-
-ALERT_DROPS_PER_GROUP = 10
-"""Alert when so many groups are dropped for each one that a step needs, since the last Train."""
-FAIL_DROPS_PER_GROUP = 50
-"""Fail when so many are."""
 
 _NEWS_OF_LOSS = (ScoringLost, ReferenceLost, PayloadLost)
 """Often come in a row, before the ``ActorLost`` that explains them: commands wait for the event
@@ -98,14 +95,16 @@ class Coordinator:
         self._groups = GroupTable(prompts, restored)
         self._leases = LeaseDesk(config, prompts, fence, restored.version, self._groups, self)
         self._learner = LearnerState(restored.version, config.learner.step_deadline_s)
-        self._scores = ScoreDesk(config, self._groups, self)
+        self.constraints = ConstraintWeights(
+            config.constraints, config.schedule.max_staleness + 1, restored.constraints
+        )
+        self._scores = ScoreDesk(config, self._groups, self, self.constraints)
         self._commands: list[Command] = []
         self._now_s: float | None = None
         self._is_over = False
         self._served_by_s: float | None = None
         """Latest end of the wait for engines to serve the last version."""
-        self._drops: Counter[DropReason] = Counter()
-        """Since the last ``Train``."""
+        self._drops = DropWatch(config.schedule.groups_per_step)
         self._trained_by_staleness = Counter(dict(restored.trained_by_staleness))
         self.lives = GroupLives()
         self._num_late = 0
@@ -193,8 +192,8 @@ class Coordinator:
         """End a group without training."""
         self._scores.close(group)
         self._release(self._groups.drop(group, reason, detail))
-        self._drops[reason] += 1
-        self._watch_drops(detail)
+        if (command := self._drops.add(reason, detail)) is not None:
+            self.emit(command)
 
     def fail(self, text: str, exit_code: int) -> None:
         """End the run."""
@@ -286,6 +285,7 @@ class Coordinator:
             self._trained_by_staleness[self._staleness(group)] += 1
             self._groups.move(group, GroupState.TRAINED, step=event.report.step)
             self._release(group.payloads)
+        self.constraints.commit()
         self._learner.commit()
 
     def _on_step_lost(self, event: StepLost) -> None:
@@ -331,12 +331,17 @@ class Coordinator:
         if len(ready) < missing:
             self._leases.lead.starve()
             return
+        try:  # stored with the order: a checkpoint of the step never lacks it
+            self.constraints.propose(self._learner.version + 1)
+        except DivergedError as error:
+            self.fail(str(error), error.exit_code)
+            return
         step = self._learner.start_step(now_s)
         for group in ready[:missing]:
             self._groups.move(group, GroupState.ADMITTED, step=step)
             self.lives.add(group.entered_s)
         self._leases.lead.step_begins(len(ready) - missing)
-        self._drops.clear()
+        self._drops.step_begins()
         chosen = tuple(map(_train_group, self._groups.admitted))
         self.emit(Train(TrainOrder(step=step, fence=self._fence, groups=chosen)))
 
@@ -361,19 +366,6 @@ class Coordinator:
         elif now_s >= self._served_by_s:
             self.emit(Alert("weights", f"some engines never served the last version, {steps}"))
             self.emit(Finish())
-
-    def _watch_drops(self, last: str) -> None:
-        """Say so, and in the end give up, when hardly any group is trained any more."""
-        num_drops = self._drops.total()
-        per_step = self._config.schedule.groups_per_step
-        shares = ", ".join(f"{count} {reason}" for reason, count in self._drops.most_common())
-        text = f"{num_drops} groups were dropped since the last step ({shares}); the last: {last}"
-        if num_drops == ALERT_DROPS_PER_GROUP * per_step:
-            self.emit(Alert("drops", text))
-        elif num_drops == FAIL_DROPS_PER_GROUP * per_step:
-            is_invalid = self._drops.most_common(1)[0][0] is DropReason.INVALID
-            cause = VerifierUnavailableError if is_invalid else SafeladderError
-            self.fail(text, cause.exit_code)
 
     def _staleness(self, group: Group) -> int:
         assert group.header is not None, f"{group.key} has no header"

@@ -5,7 +5,8 @@ fence), the fence itself, and the resume transaction. Decides nothing: which tra
 is the coordinator's business. One writer, on a local disk (WAL does not work over NFS).
 
 ``groups`` holds the present, ``history`` every transition ever made, in order, ``starts`` each
-start of a driver: its fence, the step it went on from, and the last transition before it. ``audit``
+start of a driver: its fence, the step it went on from, and the last transition before it,
+``constraint_states`` what each step made of the constraint weights. ``audit``
 checks the one against the others and against the accounting promise: in the surviving history every
 group has exactly one final state, trained in one step or dropped with a reason.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -53,7 +54,10 @@ CREATE TABLE IF NOT EXISTS history (
     source TEXT, target TEXT NOT NULL, attempt INTEGER NOT NULL, fence INTEGER NOT NULL,
     min_version INTEGER, step INTEGER, reason TEXT, detail TEXT NOT NULL DEFAULT ''
 );
+CREATE TABLE IF NOT EXISTS constraint_states (step INTEGER PRIMARY KEY, state TEXT NOT NULL);
 """
+_WEIGH = "INSERT OR REPLACE INTO constraint_states VALUES (?, ?)"
+_UNWEIGH = "DELETE FROM constraint_states WHERE step > :step"
 _ISSUE = "INSERT INTO groups (epoch, ordinal, state, attempt, fence) VALUES (?, ?, ?, ?, ?)"
 _MOVE = """
 UPDATE groups SET state = ?, attempt = ?, engine = ?, min_version = ?, max_version = ?,
@@ -144,7 +148,9 @@ class Ledger:
             fence = self._number("SELECT fence FROM run") + 1
             step = checkpoint_step if isinstance(checkpoint_step, int) else checkpoint_step(fence)
             values = {"step": step, "fence": fence, "unix_s": time.time()}
-            for statement in (_START, _REMEMBER_COMMITTED, _COMMIT, _REMEMBER_UNDONE, _UNDO):
+            for statement in (
+                _START, _REMEMBER_COMMITTED, _COMMIT, _REMEMBER_UNDONE, _UNDO, _UNWEIGH,
+            ):  # fmt: skip
                 self._connection.execute(statement, values)
             known = self._number("SELECT coalesce(max(step), 0) FROM groups WHERE state='trained'")
             if known != step:
@@ -158,13 +164,19 @@ class Ledger:
         reached("fence.committed", fence)
         return fence
 
-    def apply(self, transitions: Sequence[Transition], fence: int) -> None:
+    def apply(
+        self,
+        transitions: Sequence[Transition],
+        fence: int,
+        constraints: Mapping[int, str] | None = None,
+    ) -> None:
         """Write a batch, all of it or nothing; an empty one only asks whose the run is.
+        ``constraints``: step → state of the constraint weights after it.
 
         Raises ``FencedError`` if a newer driver owns the run, or if any group is not in the state
         and attempt that its transition starts from.
         """
-        if not transitions:
+        if not transitions and not constraints:
             self.require_newest(fence)
             return
         with self._transaction():
@@ -179,6 +191,7 @@ class Ledger:
                     "someone else writes to this ledger"
                 )
             self._connection.executemany(_REMEMBER, [_history_row(t, fence) for t in transitions])
+            self._connection.executemany(_WEIGH, (constraints or {}).items())
             reached_for((t.target for t in transitions), "written")
         reached_for((t.target for t in transitions), "committed")
 
@@ -204,6 +217,9 @@ class Ledger:
                 "SELECT step - 1 - min_version, count(*) FROM groups WHERE state = 'trained' "
                 "GROUP BY 1"
             ).fetchall()
+            weighed = self._connection.execute(
+                "SELECT state FROM constraint_states WHERE step = ?", (version,)
+            ).fetchone()
         return LedgerSnapshot(
             pending=tuple(PendingGroup(GroupKey(e, o), attempt) for e, o, attempt in pending),
             trained=trained,
@@ -211,6 +227,7 @@ class Ledger:
             last_key=None if last is None else GroupKey(*last),
             dropped=self.dropped(),
             trained_by_staleness=dict(by_staleness),
+            constraints=None if weighed is None else weighed[0],
         )
 
     def counts(self) -> dict[GroupState, int]:

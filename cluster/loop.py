@@ -143,7 +143,8 @@ class Loop:
             commands: list[Command] = []
             for event in [*events, Tick(time.monotonic())]:
                 commands += self._coordinator.handle(event)
-            self._ledger.apply(self._coordinator.drain_transitions(), self._fence)
+            transitions = self._coordinator.drain_transitions()
+            self._ledger.apply(transitions, self._fence, self._coordinator.constraints.drain())
             for command in commands:
                 if isinstance(command, Finish):
                     return

@@ -34,6 +34,7 @@ call's deadline starts when it is sent. A lost or late answer frees its slot at 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -299,8 +300,7 @@ class ScoreReference:
 @dataclass(frozen=True, slots=True)
 class VerdictsTaken:
     """These verdicts count, the INVALID ones that stand for lost calls or unfit answers included;
-    for the log. Of several on one sample, attempt and principle, the one of the last call is in
-    force."""
+    for the log. Of several on one sample, attempt and principle, that of the last call holds."""
 
     key: GroupKey
     attempt: int
@@ -308,6 +308,7 @@ class VerdictsTaken:
     route: str
     generation: int
     """Of the panel that judges the group."""
+    factors: Mapping[str, float]  # principle → constraint weight that is in force for the group
     verdicts: tuple[Verdict, ...]
 
 
@@ -374,11 +375,10 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The run cannot go on. Nothing follows."""
+    """The run cannot go on. Nothing follows. ``exit_code`` as in ``safeladder.errors``."""
 
     text: str
     exit_code: int
-    """As in ``safeladder.errors``."""
 
 
 Command = (

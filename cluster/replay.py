@@ -24,6 +24,7 @@ from cluster.transitions import GroupState
 from cluster.verdict_log import Fate, group_of, read_fates, require_group, require_step
 from learners.batches import UNREADABLE, batch_path, read_batch
 from safeladder.config import RewardConfig
+from safeladder.constraint_weights import weighed
 from safeladder.errors import ConfigError
 from safeladder.records import GroupKey, InvalidCause, Verdict, VerdictStatus
 
@@ -159,7 +160,8 @@ class _Log:
         return sorted(of_attempt, key=lambda row: int(row["call"]))
 
     def panel(self, rows: list[Row]) -> tuple[dict[str, float], RewardConfig]:
-        """Weights and rule that were in force for these lines."""
+        """Weights and rule that were in force for these lines, under the constraint weights that
+        they name."""
         places = {(row["fence"], row["generation"], row["route"]) for row in rows}
         if len(places) > 1:
             raise _CannotReplayError("its verdicts belong to more than one panel")
@@ -170,7 +172,11 @@ class _Log:
                 f"verdicts.jsonl does not say what route {route!r} weighed in generation "
                 f"{generation} of driver {fence}"
             )
-        return dict(mark["routes"][route]), RewardConfig.model_validate(mark["reward"])
+        factors = [row.get("factors", {}) for row in rows]
+        if any(one != factors[0] for one in factors):
+            raise _CannotReplayError("its verdicts name more than one set of constraint weights")
+        weights = weighed(mark["routes"][route], factors[0])
+        return weights, RewardConfig.model_validate(mark["reward"])
 
 
 def _replay_group(

@@ -31,6 +31,7 @@ from cluster.rulings import Rulings
 from cluster.scoring import MIN_SIBLINGS, GroupScores, Outcome, PrincipleScores, has_variance
 from cluster.transitions import DropReason
 from safeladder.config import Config
+from safeladder.constraint_weights import ConstraintWeights
 from safeladder.errors import VerifierUnavailableError
 from safeladder.records import GroupKey
 
@@ -46,10 +47,17 @@ PAUSE_BUDGET_S = 3600.0
 class ScoreDesk:
     """All scoring calls of a run."""
 
-    def __init__(self, config: Config, groups: GroupTable, rulings: Rulings) -> None:
+    def __init__(
+        self,
+        config: Config,
+        groups: GroupTable,
+        rulings: Rulings,
+        constraints: ConstraintWeights,
+    ) -> None:
         self._config = config
         self._groups = groups
         self._rulings = rulings
+        self._constraints = constraints
         self._now_s = 0.0
         self._panel = Panel.first(config)
         self._principles: dict[str, str] = {}
@@ -105,7 +113,11 @@ class ScoreDesk:
         """Begin to score a GENERATED group: under all its principles at once."""
         assert group.header is not None, f"{group.key} has no header"
         group.scores = GroupScores(
-            len(group.header.lengths), group.route, self._panel, self._breakers
+            len(group.header.lengths),
+            group.route,
+            self._panel,
+            self._breakers,
+            self._constraints.factors,
         )
         for scores in group.scores.principles.values():
             self._ask(group, scores)
@@ -312,7 +324,8 @@ class ScoreDesk:
         verdicts, scores.unlogged = scores.unlogged, ()
         if verdicts:
             where = group.key, group.attempt, scores.call, group.route
-            self._rulings.emit(VerdictsTaken(*where, group.scores.generation, verdicts))
+            panel = group.scores.generation, group.scores.factors
+            self._rulings.emit(VerdictsTaken(*where, *panel, verdicts))
 
     def _conclude(self, group: Group) -> None:
         """Go on once the last principle is final, or as soon as too few siblings are left."""
@@ -326,6 +339,10 @@ class ScoreDesk:
     def _judge(self, group: Group) -> None:
         """All verdicts are final: worth training? Then the reference, last because it is dear."""
         assert group.scores is not None, f"{group.key} has no scores"
+        assert group.header is not None, f"{group.key} has no header"
+        self._constraints.observe(
+            group.header.min_version, group.route, group.scores.verdicts, group.header.lengths
+        )
         group.rewards = group.scores.rewards()
         num_rewards = sum(reward is not None for reward in group.rewards)
         if num_rewards < MIN_SIBLINGS:

@@ -20,6 +20,7 @@ from cluster.breaker import Breaker
 from cluster.panel import Panel
 from rewards.combine import combine_group
 from safeladder.config import PrincipleConfig, RewardConfig
+from safeladder.constraint_weights import weighed
 from safeladder.records import GroupKey, InvalidCause, Verdict, VerdictStatus
 
 MIN_SIBLINGS = 2
@@ -155,9 +156,13 @@ class GroupScores:
         route: str,
         panel: Panel,
         breakers: Mapping[str, Breaker],
+        factors: Mapping[str, float] | None = None,
     ) -> None:
+        """``factors``: principle → the constraint weight that is in force now, and for this group
+        to the end."""
         self._size = size
-        self._weights = panel.config.routes[route]
+        self.factors = dict(factors or {})
+        self._weights = weighed(panel.config.routes[route], self.factors)
         self._rule = panel.config.reward
         self.generation = panel.generation
         """Of the panel that judges the whole group."""
@@ -182,6 +187,14 @@ class GroupScores:
         """Samples that have not been left out."""
         left_out = set[int]().union(*(s.left_out for s in self.principles.values()))
         return self._size - len(left_out)
+
+    @property
+    def verdicts(self) -> dict[str, list[Verdict]]:
+        """Principle → its newest verdicts on the samples that have not been left out."""
+        return {
+            name: [v for index, v in scores.verdicts.items() if index not in scores.left_out]
+            for name, scores in self.principles.items()
+        }
 
     def rewards(self) -> tuple[float | None, ...]:
         """The combined reward of each sample; None where it is left out. Only when final."""

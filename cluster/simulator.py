@@ -130,7 +130,8 @@ class _Shell:
         if self._dies():
             self._die(commands)
             return None
-        self._ledger.apply(self._coordinator.drain_transitions(), self._fence)
+        transitions = self._coordinator.drain_transitions()
+        self._ledger.apply(transitions, self._fence, self._coordinator.constraints.drain())
         for command in commands:
             if isinstance(command, Finish | Fail):
                 return command
@@ -148,7 +149,8 @@ class _Shell:
         """Before the commit, after it, or after some of the commands; then a new driver starts."""
         self._num_deaths += 1
         if self._rng.random() < 0.7:
-            self._ledger.apply(self._coordinator.drain_transitions(), self._fence)
+            transitions = self._coordinator.drain_transitions()
+            self._ledger.apply(transitions, self._fence, self._coordinator.constraints.drain())
             for command in commands[: self._rng.randint(0, len(commands))]:
                 self._roles.execute(command)
         self._coordinator = self._start_driver()

@@ -141,6 +141,7 @@ class Telemetry:
         self._account.look(now, coordinator.glance())
         row |= self._account.close_step(report.seconds) | coordinator.lives.drain()
         row["reward/generation"] = float(self._generation)
+        row |= coordinator.constraints.metrics
         row |= self._canaries
         row |= self.usage.row(elapsed)
         self._version = report.version
@@ -195,13 +196,14 @@ class Telemetry:
     def _scored(self, taken: VerdictsTaken) -> None:
         """Each verdict goes into the log with what its reward is to be computed by. Quorums are
         measured on all groups: those that are trained disagree less, or they were dropped."""
-        place = {
+        place: dict[str, Any] = {
             "attempt": taken.attempt,
             "call": taken.call,
             "route": taken.route,
             "fence": self._fence,
             "generation": taken.generation,
         }
+        place |= {"factors": dict(taken.factors)} if taken.factors else {}
         for verdict in taken.verdicts:
             self._verdict_rows.append(verdict.as_row() | place)
             if verdict.cause is not None:

@@ -113,3 +113,5 @@ class LedgerSnapshot:
     trained_by_staleness: Mapping[int, int] = field(default_factory=dict)
     """Staleness → groups TRAINED at it in the surviving history."""
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
+    constraints: str | None = None
+    """State of the constraint weights after the last surviving step; None without any."""

@@ -3,7 +3,8 @@
 Scores s and weights w are those of the principles that judged the sample; g are its gates.
 
 ==================  ================================================================================
-``additive``        R = prod(g) x sum(w x s)  (SafeLadder, arXiv 2507.18576, which has no gates)
+``additive``        R = prod(g) x sum(w x s)  (SafeLadder, arXiv 2507.18576, which has no gates);
+                    with ``gates_earn`` the sum is over the gates as well
 ``worst_case``      R = prod(g) x min(s)
 ``decoupled``       R = sum(w x (s - mean) / std), mean and std of each principle over the siblings,
                     of the gated scores prod(g) x s  (GDPO, arXiv 2601.05242)
@@ -37,6 +38,8 @@ class _Terms(NamedTuple):
     """Product of its gates, 1 without any."""
     scores: Scores
     """Principle → score, gates left out."""
+    gates: Scores
+    """Gate → score."""
 
 
 def combine_rewards(
@@ -83,7 +86,8 @@ def combine_group(
 def _terms(
     weights: Mapping[str, float], verdicts: Mapping[str, Verdict], rule: RewardConfig
 ) -> _Terms:
-    gate, scores, gates = 1.0, {}, rule.gates
+    scores: dict[str, float] = {}
+    gates: dict[str, float] = {}
     for principle in weights:
         verdict = verdicts.get(principle)
         if verdict is None:
@@ -95,13 +99,10 @@ def _terms(
             if verdict.status is VerdictStatus.NOT_APPLICABLE:
                 continue
             raise ValueError(f"{principle}: INVALID({verdict.cause}), so the sample has no reward")
-        if principle in gates:
-            gate *= score
-        else:
-            scores[principle] = score
+        (gates if principle in rule.gates else scores)[principle] = score
     if not scores:
         raise ValueError(f"no principle of {sorted(weights)} applies, so there is no reward")
-    return _Terms(gate, scores)
+    return _Terms(math.prod(gates.values()), scores, gates)
 
 
 def _reward(weights: Mapping[str, float], terms: _Terms, rule: RewardConfig) -> float:
@@ -112,7 +113,8 @@ def _reward(weights: Mapping[str, float], terms: _Terms, rule: RewardConfig) -> 
             return -_total(below, weights)
     if rule.combine == "worst_case":
         return terms.gate * min(terms.scores.values())
-    return terms.gate * _total([weights[n] * s for n, s in terms.scores.items()], weights)
+    earning = {**terms.scores, **terms.gates} if rule.gates_earn else terms.scores
+    return terms.gate * _total([weights[n] * s for n, s in earning.items()], weights)
 
 
 def _gated(terms: _Terms) -> Scores:

@@ -23,6 +23,8 @@ from safeladder.config_section import Name as Name
 from safeladder.config_section import Section as Section
 from safeladder.config_section import Share as Share
 from safeladder.config_section import Weight as Weight
+from safeladder.constraint_config import ConstraintConfig as ConstraintConfig
+from safeladder.constraint_config import constraint_fault
 from safeladder.data_config import DataConfig as DataConfig
 from safeladder.data_config import SourceConfig as SourceConfig
 from safeladder.fleet_config import EngineFleet as EngineFleet
@@ -134,6 +136,8 @@ class RewardConfig(Section):
     lowest score; ``decoupled``: the weighted sum of z-scores among siblings (GDPO)."""
     gates: tuple[Name, ...] = ()
     """Principles that multiply the reward of the others instead of adding to it, such as format."""
+    gates_earn: Flag = False
+    """Gates also add weight x score of their own within the product (``combine: additive``)."""
     floors: dict[Name, Share] = Field(default={})
     """Principle → lowest score it accepts; a sample below one earns less than any above all."""
     breaker: BreakerConfig = BreakerConfig()
@@ -146,6 +150,8 @@ class RewardConfig(Section):
             raise ValueError(f"gates names {twice[0]!r} twice, which counts once; remove one")
         if both := sorted(set(self.gates) & set(self.floors)):
             raise ValueError(f"{both[0]} is a gate and has a floor; choose one")
+        if self.gates_earn and (self.combine != "additive" or not self.gates):
+            raise ValueError("gates_earn needs combine: additive and at least one of `gates`")
         if self.combine == "decoupled" and self.floors:
             raise ValueError("combine: decoupled has no floors, since its scores are relative")
         return self
@@ -270,6 +276,8 @@ class Config(Section):
     fleets: dict[Name, FleetConfig] = Field(default={})
     """Rollout engines of several kinds instead of ``rollout.actors`` equal ones."""
     reward: RewardConfig = RewardConfig()
+    constraints: dict[Name, ConstraintConfig] = Field(default={})
+    """Weights that follow how often a bound is broken (Lagrange)."""
     reference: ReferenceConfig = ReferenceConfig()
     learner: LearnerConfig = LearnerConfig()
     sft: SftConfig | None = None
@@ -313,6 +321,13 @@ class Config(Section):
                 "run.deterministic allows neither rollout.straggler_factor nor rollout.oversample: "
                 "who finishes first is chance"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _constraints_weigh_principles(self) -> Self:
+        given = self.principles, self.routes, self.reward.gates, self.reward.combine
+        if fault := constraint_fault(self.constraints, *given):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")

@@ -123,7 +123,8 @@ class DriverOnDisk:
         return None if kind < 0.2 else self._rng.random()
 
     def _write_down(self) -> None:
-        self._ledger.apply(self._play.transitions, self._fence)
+        states = self._play.coordinator.constraints.drain()
+        self._ledger.apply(self._play.transitions, self._fence, states)
         self._play.transitions.clear()
         for taken in self._play.take(VerdictsTaken):
             self._telemetry.notice(taken)

@@ -28,6 +28,7 @@ from cluster.protocol import (
 from cluster.rollout_fleets import RolloutFleets
 from cluster.scorers import Scorers
 from cluster.weight_store import WeightStore
+from safeladder.constraint_weights import ConstraintWeights
 from safeladder.errors import SafeladderError
 from safeladder.records import GroupKey, StepPayloadsLost, TrainOrder
 
@@ -54,6 +55,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.heard: list[Event] = []
+        self.constraints = ConstraintWeights({})
 
     def handle(self, event: Event) -> list[Command]:
         self.heard.append(event)

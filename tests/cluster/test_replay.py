@@ -76,6 +76,27 @@ def test_a_run_with_a_swap_and_a_resume_is_replayed_whole(
     assert {(row["fence"], row["generation"]) for row in rows} == {(1, 0), (1, 1), (2, 0)}
 
 
+def test_rewards_under_constraint_weights_are_replayed_with_the_lambda_of_their_time(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path, {"safety": 1.0, "format": 0.5, "tone": 0.25}, {})
+    constraint = {
+        "weighs": "tone", "rate": {"principle": "safety", "below": 0.5}, "bound": 0.1, "eta": 1.0,
+    }  # fmt: skip
+    config = Config.model_validate(config.model_dump() | {"constraints": {"unsafe": constraint}})
+    run = RunDirectory.create(config)
+    with Ledger.open(run.ledger, "replay") as ledger:
+        DriverOnDisk(run, config, ledger).train(until=5)
+        DriverOnDisk(run, config, ledger, step=3).train(until=7)
+    found = replay(run)
+    assert (found.disagreements, found.gaps) == ([], [])
+    weights = {sample.step: sample.weights["tone"] for sample in found.samples}
+    assert weights[1] == pytest.approx(0.25 * 0.1)
+    assert len(set(weights.values())) > 3, "lambda moved"
+    rows = [row for row in read_lines(run.verdicts) if "attempt" in row]
+    assert all(row["factors"].keys() == {"tone"} for row in rows)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     """Step 1 trained the group 0/0 after a retry: rewards 0.25 + 0.5 x 1 and 0.75 + 0.5 x 0."""

@@ -175,3 +175,21 @@ def test_rules_that_contradict_themselves_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         RewardConfig.model_validate(changes)
+
+
+def test_gates_that_earn_add_their_own_term_within_the_product() -> None:
+    """r_format x (0.1 r_format + 0.9 r_acc + lambda r_reliab)."""
+    rule = RewardConfig(gates=("form",), gates_earn=True)
+    weights = {"form": 0.1, "accuracy": 0.9, "reliability": 0.25}
+    cases = {(1, 1, 1): 1.25, (1, 1, 0): 1.0, (1, 0, 1): 0.35, (1, 0, 0): 0.1, (0, 1, 1): 0.0}
+    for scores, expected in cases.items():
+        verdicts = {
+            name: verdict(name, float(score)) for name, score in zip(weights, scores, strict=True)
+        }
+        assert combine_rewards(weights, verdicts, rule) == pytest.approx(expected)
+    for fault in (
+        {"gates_earn": True},
+        {"gates_earn": True, "gates": ("a",), "combine": "decoupled"},
+    ):
+        with pytest.raises(ValueError, match="gates_earn needs combine: additive"):
+            RewardConfig(**fault)
