@@ -58,9 +58,11 @@ class ConstraintConfig(Section):
     weighs: Name
     """Principle: in every route that names it, its weight is multiplied by lambda."""
     rate: RateConfig
+    """What is measured."""
     bound: NonNegativeFloat
     """The rate that is still accepted."""
     update: Literal["multiplicative", "dual_ascent"] = "multiplicative"
+    """The formula."""
     eta: PositiveFloat | None = None
     """Size of an update; null is 0.2 for ``multiplicative`` and 0.02 for ``dual_ascent``."""
     start: PositiveFloat = 0.1
