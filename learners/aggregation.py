@@ -15,19 +15,28 @@ import numpy.typing as npt
 
 from safeladder.records import Floats
 
-Aggregation = Literal["token-mean", "prompt-token-mean", "seq-mean-token-mean"]
+Aggregation = Literal[
+    "token-mean", "prompt-token-mean", "seq-mean-token-mean", "seq-mean-token-sum"
+]
 
 
 def token_weights(
-    loss_masks: Sequence[Floats], groups: Sequence[Hashable], aggregation: Aggregation
+    loss_masks: Sequence[Floats],
+    groups: Sequence[Hashable],
+    aggregation: Aggregation,
+    max_tokens: int = 1,
 ) -> list[npt.NDArray[np.float64]]:
-    """[T] loss mask of each sequence and its group key to the [T] weights; they sum to 1.
+    """[T] loss mask of each sequence and its group key to the [T] weights.
 
     With |y| the trained tokens of a sequence, counting only sequences that have any:
 
     * ``token-mean``: 1 / all trained tokens (CPGD's code);
     * ``prompt-token-mean``: 1 / (groups * trained tokens of the group) (CPGD report, formula of J);
-    * ``seq-mean-token-mean``: 1 / (sequences * |y|) (LightRFT, GRPO).
+    * ``seq-mean-token-mean``: 1 / (sequences * |y|) (LightRFT, GRPO);
+    * ``seq-mean-token-sum``: 1 / (sequences * max_tokens), a constant, so that the gradient of a
+      token does not depend on how long its answer is (Dr. GRPO, arXiv 2503.20783; CANON).
+
+    The weights sum to 1, under ``seq-mean-token-sum`` to mean |y| / max_tokens.
 
     Raises ``ValueError`` if lengths differ, a mask is not 0/1, or nothing is trained.
     """
@@ -51,6 +60,8 @@ def token_weights(
             return total
         if aggregation == "prompt-token-mean":
             return num_groups * group_tokens[key]
+        if aggregation == "seq-mean-token-sum":
+            return num_sequences * max_tokens
         return num_sequences * length
 
     return [

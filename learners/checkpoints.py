@@ -7,7 +7,8 @@
     root/step-20/model.safetensors  with config and tokenizer files: AutoModelForCausalLM and vLLM
                                     load the folder as it is
     root/step-20/model.safetensors.index.json   which file holds which weight: engines that would
-                                    read every *.safetensors leave the other two alone
+                                    read every *.safetensors leave the others alone
+    root/step-20/value_head.safetensors  only if the objective has a value head
     root/step-20/optimizer.safetensors   AdamW moments (and masters) in fp32
     root/step-20/rng.safetensors    torch generator states
     root/step-20/manifest.json      step, version, fence, SHA-256 of every other file

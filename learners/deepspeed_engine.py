@@ -47,6 +47,8 @@ class EngineSettings:
     max_grad_norm: float
     timeout_s: float
     """Longest wait of a collective operation for the other ranks."""
+    head_lr_scale: float = 1.0
+    """Learning rate of a value head over that of the policy."""
 
 
 def extensions_dir() -> Path:
@@ -110,10 +112,17 @@ class DeepspeedEngine:
         self._model = policy.model
         self._settings = settings
         self._trained = {n: p for n, p in named_weights(policy.model) if p.requires_grad}
+        head = policy.value_head
+        self._head = {f"value_head.{n}": p for n, p in head.named_parameters()} if head else {}
+        self._updated = self._trained | self._head
         self._dtype = next(iter(self._trained.values())).dtype
+        groups: list[dict[str, Any]] = [{"params": list(self._trained.values())}]
+        if self._head:
+            scale = settings.head_lr_scale
+            groups.append({"params": list(self._head.values()), "lr_scale": scale})
         # lr is set at each step, so the optimizer is born with 0. Fused: one pass over the memory.
         self._adam = torch.optim.AdamW(
-            self._trained.values(),
+            groups,
             lr=0.0,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
@@ -153,6 +162,16 @@ class DeepspeedEngine:
 
     def logprobs(self, row: PackedRow) -> Tensor:
         """[N] log-probs of the row's targets. *Collective* under ZeRO-3."""
+        found = self._forward(row)
+        return found[0] if self._head else found
+
+    def logprobs_and_values(self, row: PackedRow) -> tuple[Tensor, Tensor]:
+        """[N] log-probs of the row's targets, and [N] values of the states before them; the policy
+        must have a value head. *Collective* under ZeRO-3."""
+        logprobs, values = self._forward(row)
+        return logprobs, values
+
+    def _forward(self, row: PackedRow) -> Tensor:
         to = self._to_device
         result: Tensor = self._engine(
             to(row.tokens), to(row.positions), row.spans, to(row.logit_index), to(row.targets)
@@ -176,7 +195,7 @@ class DeepspeedEngine:
         and must not be published.
         """
         for group in self._adam.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         plain_norm = self._plain_norm() if self._is_plain else None
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm() if plain_norm is None else plain_norm)
@@ -186,7 +205,7 @@ class DeepspeedEngine:
 
     def _plain_norm(self) -> Tensor:
         """Stage 0 clips without telling the norm."""
-        gradients = [p.grad for p in self._trained.values() if p.grad is not None]
+        gradients = [p.grad for p in self._updated.values() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
     def reduce(self, values: Mapping[str, float], how: Literal["sum", "max"]) -> dict[str, float]:
@@ -206,7 +225,19 @@ class DeepspeedEngine:
 
     def weights(self, *, only_trained: bool) -> NamedTensors:
         """Whole tensors one by one, copied to the CPU; None on ranks other than 0. *Collective.*"""
-        for name, weight in self._weights(only_trained):
+        return self._whole(self._weights(only_trained))
+
+    def head_slots(self) -> dict[str, Slot]:
+        """Name, dtype and shape of what ``head_weights`` yields; empty without a value head."""
+        return {_own_name(n): _slot(p) for n, p in self._head.items()}
+
+    def head_weights(self) -> NamedTensors:
+        """The value head as ``weights`` gives the policy, which is all that is published.
+        *Collective.*"""
+        return self._whole((_own_name(n), p) for n, p in self._head.items())
+
+    def _whole(self, weights: Iterable[tuple[str, Tensor]]) -> NamedTensors:
+        for name, weight in weights:
             is_sharded = hasattr(weight, "ds_id")
             gathered = (
                 self._deepspeed.zero.GatheredParameters([weight])
@@ -224,7 +255,7 @@ class DeepspeedEngine:
         """Name, dtype and shape of what ``optimizer_state`` yields."""
         return {
             f"{name}.{kind}": Slot("float32", _shape(p))
-            for name, p in self._trained.items()
+            for name, p in self._updated.items()
             for kind in self._kinds()
         }
 
@@ -233,7 +264,7 @@ class DeepspeedEngine:
         None on ranks other than 0. *Collective.*"""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        for name, param in self._trained.items():
+        for name, param in self._updated.items():
             for kind in self._kinds():
                 if self._is_plain:
                     whole = self._adam.state[param][kind]
@@ -245,7 +276,7 @@ class DeepspeedEngine:
 
     def load_optimizer(self, state: Mapping[str, Tensor], num_updates: int) -> None:
         """Take the state that ``optimizer_state`` gave, on any number of ranks."""
-        for name, param in self._trained.items():
+        for name, param in self._updated.items():
             for kind in self._kinds():
                 self._set_state(param, kind, state[f"{name}.{kind}"].to(self.device))
         self._set_num_updates(num_updates)
@@ -311,7 +342,7 @@ class DeepspeedEngine:
     def _fp32_shards(self) -> list[Tensor]:
         """What AdamW updates on this rank; DeepSpeed has no public name for it."""
         if self._is_plain:
-            return list(self._trained.values())
+            return list(self._updated.values())
         if self._settings.zero_stage == 3:
             return list(self._optimizer.fp32_partitioned_groups_flat)
         return list(self._optimizer.single_partition_of_fp32_groups)
@@ -321,6 +352,10 @@ class DeepspeedEngine:
         self._engine.destroy()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _own_name(name: str) -> str:
+    return name.removeprefix("value_head.")
 
 
 def _shape(weight: Tensor) -> tuple[int, ...]:

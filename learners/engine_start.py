@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from learners.checkpoints import OPTIMIZER, RNG, CheckpointManifest, read_manifest
 from learners.deepspeed_engine import DeepspeedEngine, EngineSettings
-from learners.policy_model import load_policy
+from learners.policy_model import VALUE_HEAD, load_policy
 from safeladder.config import Config
+from safeladder.errors import NotResumableError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +34,20 @@ def start_engine(
     torch.set_num_threads(config.placement.threads_per_actor)
     torch.use_deterministic_algorithms(config.run.deterministic)
     torch.manual_seed(config.run.seed)
+    objective = learner.objective
+    has_head = objective.advantage == "gae"
+    if has_head and resume_from is not None and not (resume_from / VALUE_HEAD).is_file():
+        raise NotResumableError(
+            f"{resume_from} has no {VALUE_HEAD}: it was trained without learner.objective."
+            "advantage: gae; resume with the objective it had, or start from it as model.path"
+        )
     policy = load_policy(
         resume_from or model_path,
         dtype=getattr(torch, config.model.dtype),
         temperature=config.rollout.temperature,
         train_last_layers=learner.train_last_layers,
         gradient_checkpointing=learner.gradient_checkpointing,
+        value_head=has_head,
     )
     engine = DeepspeedEngine(
         policy,
@@ -48,6 +57,7 @@ def start_engine(
             weight_decay=learner.weight_decay,
             max_grad_norm=learner.max_grad_norm,
             timeout_s=learner.step_deadline_s,
+            head_lr_scale=objective.value.head_lr / learner.lr,
         ),
         rank=place.rank,
         world_size=place.world_size,

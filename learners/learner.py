@@ -35,6 +35,7 @@ from learners.checkpoints import (
 from learners.deepspeed_engine import NamedTensors
 from learners.engine_start import Place, start_engine
 from learners.payloads import read_payloads
+from learners.policy_model import VALUE_HEAD
 from learners.policy_update import update_policy
 from learners.preconditions import require_trainable
 from learners.publication import Publisher, raw_bytes
@@ -256,7 +257,12 @@ class Learner:
     def _save(self, parent: Path, fence: int, extra: Mapping[str, str]) -> Path:
         """*Collective.* Ranks other than 0 only take part in the gathering."""
         if self._rank != 0:
-            for _ in (*self._engine.weights(only_trained=False), *self._engine.optimizer_state()):
+            engine = self._engine
+            for _ in (
+                *engine.weights(only_trained=False),
+                *engine.head_weights(),
+                *engine.optimizer_state(),
+            ):
                 pass
             return parent / f"step-{self._step}"
         refuse_lower_fence(parent, fence)
@@ -275,10 +281,15 @@ class Learner:
 
     def _write_files(self, folder: Path) -> dict[str, str]:
         engine, rng = self._engine, torch.get_rng_state()
-        weights = engine.weight_slots(only_trained=False)
+        weights, head = engine.weight_slots(only_trained=False), engine.head_slots()
         return copy_model_files(self._model_path, folder, self._config.model.dtype) | {
             INDEX: write_index(folder, weights),
             WEIGHTS: _write_tensors(folder / WEIGHTS, weights, engine.weights(only_trained=False)),
+            **(
+                {VALUE_HEAD: _write_tensors(folder / VALUE_HEAD, head, engine.head_weights())}
+                if head
+                else {}
+            ),
             OPTIMIZER: _write_tensors(
                 folder / OPTIMIZER, engine.optimizer_slots(), engine.optimizer_state()
             ),

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from learners.objectives import check_rank_one
+from learners.divergences import check_rank_one
 
 Correction = Literal["none", "clip", "truncate", "mask"]
 Level = Literal["token", "sequence", "geometric"]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -19,18 +20,23 @@ from learners.packing import Span
 from learners.target_logprobs import target_logprobs
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 
+VALUE_HEAD = "value_head.safetensors"
 HEAD_CHUNK_TOKENS = 1024
 """Wanted tokens whose [tokens, vocabulary] logits exist at a time."""
 
 
 class PackedPolicy(nn.Module):
     """Wraps a causal language model; the head runs inside ``forward``, where ZeRO-3 has gathered
-    its weights, and only at the wanted positions."""
+    its weights, and only at the wanted positions. ``value_head`` maps a hidden state to one number:
+    the return that the policy expects before it samples the token."""
 
-    def __init__(self, model: PreTrainedModel, temperature: float) -> None:
+    def __init__(
+        self, model: PreTrainedModel, temperature: float, value_head: nn.Linear | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.value_head = value_head
 
     def forward(
         self,
@@ -41,14 +47,22 @@ class PackedPolicy(nn.Module):
         targets: Tensor,
     ) -> Tensor:
         """[L] tokens, [L] positions, the spans that they form, [N] input index and [N] target ids
-        to [N] float32 log-probs of logits / temperature."""
+        to [N] float32 log-probs of logits / temperature; with a value head [2, N], log-probs and
+        values (one tensor, since ZeRO's hooks look at tensors)."""
         hidden = self.model.get_decoder()(
             input_ids=tokens[None],
             position_ids=positions[None],
             spans=spans,
             use_cache=False,
         ).last_hidden_state[0]
-        wanted = torch.split(hidden[logit_index], HEAD_CHUNK_TOKENS)
+        states = hidden[logit_index]
+        logprobs = self._logprobs(states, targets)
+        if self.value_head is None:
+            return logprobs
+        return torch.stack([logprobs, self.value_head(states)[:, 0].float()])
+
+    def _logprobs(self, states: Tensor, targets: Tensor) -> Tensor:
+        wanted = torch.split(states, HEAD_CHUNK_TOKENS)
         chunks = list(zip(wanted, torch.split(targets, HEAD_CHUNK_TOKENS), strict=True))
         if len(chunks) == 1 or not torch.is_grad_enabled():
             return torch.cat([self._head(*chunk) for chunk in chunks])
@@ -68,6 +82,7 @@ def load_policy(
     temperature: float,
     train_last_layers: int | None,
     gradient_checkpointing: bool,
+    value_head: bool = False,
 ) -> PackedPolicy:
     """Load a causal language model in Hugging Face layout, freeze what is not trained.
 
@@ -99,7 +114,17 @@ def load_policy(
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    return PackedPolicy(model, temperature)
+    return PackedPolicy(model, temperature, load_value_head(path, model) if value_head else None)
+
+
+def load_value_head(path: Path, model: PreTrainedModel) -> nn.Linear:
+    """The value head beside the model's weights, else one of zeros, which expects nothing."""
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1, dtype=model.dtype)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    if (path / VALUE_HEAD).is_file():
+        head.load_state_dict(load_file(path / VALUE_HEAD))
+    return head
 
 
 def _freeze(model: PreTrainedModel, train_last_layers: int | None) -> None:

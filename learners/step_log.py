@@ -37,7 +37,7 @@ CLOCKS = frozenset({"trained_tokens_per_s"})
 SETTINGS = {
     "run": ("seed", "deterministic"),
     "model": ("dtype",),
-    "rollout": ("temperature",),
+    "rollout": ("temperature", "max_new_tokens"),
     "schedule": ("max_staleness",),
     "placement": ("threads_per_actor",),
     "learner": None,

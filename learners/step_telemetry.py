@@ -14,35 +14,36 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from learners.objectives import drift, is_clipped, kl_estimate
+from learners.composed_loss import TokenStreams, is_outside
+from learners.divergences import drift, kl_estimate
 from learners.off_policy import ImportanceWeights, effective_sample_sums
 from safeladder.config import Config
-from safeladder.records import TrainingSample
+from safeladder.records import GroupKey, TrainingSample
 
 Array = npt.NDArray[Any]
 
 SUMS = (
     "loss", "tokens", "clipped", "drift", "surprise", "kl_reference", "priced", "weight",
-    "weight_clipped", "masked", "kl_k1", "kl_k3", "ratio", "ratio_squared",
+    "weight_clipped", "masked", "kl_k1", "kl_k3", "ratio", "ratio_squared", "value_loss",
+    "valued", "value_error", "return", "return_squared",
 )  # fmt: skip
-"""Over the trained tokens of a pass; ``loss`` is filled in by the update."""
+"""Over the trained tokens of a pass; ``loss`` and ``value_loss`` are filled in by the update."""
 MAXIMA = ("ratio_max", "weight_max")
 
 
 def token_sums(
     logprobs: Tensor,
     anchor: Tensor,
-    behavior: Tensor,
-    reference: Tensor | None,
-    advantages: Tensor,
+    stream: TokenStreams,
     weights: ImportanceWeights,
     config: Config,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The sums but ``loss``, and the maxima, of one row. ``logprobs`` [N] carry no gradient."""
     objective = config.learner.objective
+    behavior, reference = stream.behavior_logprobs, stream.reference_logprobs
     log_ratio = logprobs - behavior
     ratio, ratio_squared = effective_sample_sums(log_ratio)
-    outside = is_clipped(logprobs, anchor, advantages, objective.clip_epsilon)
+    outside = is_outside(logprobs, anchor, stream, objective)
     sums = {
         "tokens": float(logprobs.numel()),
         "clipped": outside.sum().item(),
@@ -60,6 +61,12 @@ def token_sums(
         estimator = config.reference.kl_estimator
         sums["kl_reference"] = kl_estimate(logprobs, reference, estimator).sum().item()
         sums["priced"] = sums["tokens"]
+    if stream.values is not None and stream.returns is not None:
+        returns = stream.returns.double()
+        sums["valued"] = sums["tokens"]
+        sums["value_error"] = (stream.values - returns).square().sum().item()
+        sums["return"] = returns.sum().item()
+        sums["return_squared"] = returns.square().sum().item()
     maxima = {
         "ratio_max": log_ratio.exp().max().item(),
         "weight_max": weights.weights.max().item(),
@@ -68,7 +75,8 @@ def token_sums(
 
 
 def pass_metrics(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Metrics of the sums of each inner epoch; the KL to the reference only if it was given."""
+    """Metrics of the sums of each inner epoch; the KL to the reference and what a value head did
+    only if there was one."""
     first, total = epochs[0], {name: sum(sums[name] for sums in epochs) for name in SUMS}
     tokens, trained = total["tokens"], first["tokens"]
     metrics = {
@@ -86,21 +94,34 @@ def pass_metrics(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
     if total["priced"]:
         metrics["kl_reference"] = total["kl_reference"] / total["priced"]
+    if valued := total["valued"]:
+        metrics["value_loss"] = total["value_loss"] / valued
+        mean = first["return"] / trained
+        variance = first["return_squared"] / trained - mean**2
+        if variance > 0:
+            metrics["value_explained"] = 1 - first["value_error"] / trained / variance
     return metrics
 
 
 def batch_metrics(
-    samples: Sequence[TrainingSample], advantages: Array, staleness: Sequence[int]
+    samples: Sequence[TrainingSample],
+    penalties: Array,
+    staleness: Sequence[int],
 ) -> dict[str, float]:
-    """Of the whole batch, from the samples and their ``staleness`` (oldest token of each)."""
-    groups = {s.group for s in samples}
-    varied = {s.group for s, a in zip(samples, advantages, strict=True) if a != 0}
+    """Of the whole batch, from the samples, [N] penalties for their length, and their
+    ``staleness`` (oldest token of each)."""
+    rewards: dict[GroupKey, set[float]] = {}
+    for s, penalty in zip(samples, penalties, strict=True):
+        rewards.setdefault(s.group, set()).add(s.reward + penalty)
+    groups = rewards.keys()
+    varied = [key for key, found in rewards.items() if len(found) > 1]
     return {
         "samples": float(len(samples)),
         "groups": float(len(groups)),
         "zero_variance_groups": float(len(groups) - len(varied)),
         "reward_mean": float(np.mean([s.reward for s in samples])),
         "length_mean": float(np.mean([s.loss_mask.sum() for s in samples])),
+        "overlong_penalty": float(np.mean(penalties)),
         "truncated_share": float(np.mean([s.finish_reason == "length" for s in samples])),
         "staleness_mean": float(np.mean(staleness)),
         "staleness_max": float(max(staleness)),

@@ -32,6 +32,7 @@ from safeladder.fleet_config import FleetConfig as FleetConfig
 from safeladder.fleet_config import engine_fleets
 from safeladder.learner_config import LearnerConfig as LearnerConfig
 from safeladder.objective_config import ObjectiveConfig as ObjectiveConfig
+from safeladder.objective_profiles import with_reference_of_profile
 from safeladder.rollout_config import RolloutConfig as RolloutConfig
 from safeladder.rollout_config import VllmConfig as VllmConfig
 from safeladder.service_config import ServiceConfig as ServiceConfig
@@ -288,6 +289,11 @@ class Config(Section):
     monitor: MonitorConfig = MonitorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     placement: PlacementConfig = PlacementConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile_prices_the_reference(cls, tree: Any) -> Any:
+        return with_reference_of_profile(tree)
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:

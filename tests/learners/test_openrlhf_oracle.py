@@ -29,7 +29,8 @@ from openrlhf.models.loss import PolicyLoss
 from openrlhf.models.utils import compute_approx_kl
 
 from learners.aggregation import token_weights
-from learners.objectives import kl_estimate, ppo_clip_loss
+from learners.divergences import kl_estimate
+from learners.objectives import ppo_clip_loss
 from learners.off_policy import (
     geometric_log_ratio, importance_weights, off_policy_log_ratio,
 )
