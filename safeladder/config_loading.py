@@ -20,17 +20,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from safeladder.config import Config
+from safeladder.config_section import Section
 from safeladder.errors import ConfigError
 from safeladder.paths import PathError, is_file, read_bytes
 
 Tree = dict[str, Any]
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -137,29 +139,41 @@ def files_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
-    """Merge files and overrides and validate. Raises ``ConfigError``, one line for each problem."""
+    """The config of a run. Raises ``ConfigError``, one line for each problem."""
+    return validated(
+        read_trees(paths, overrides, "a config starts with `run: {name: …, steps: …}`")
+    )
+
+
+def read_trees(paths: Sequence[Path], overrides: Sequence[str], start: str) -> Tree:
+    """Files and overrides merged; ``start`` tells who gave nothing how to begin. Raises
+    ``ConfigError``."""
     tree: Tree = {}
     for path in paths:
         tree = merged(tree, read_tree(path))
     if not tree:
-        names = ", ".join(map(str, paths))
-        raise ConfigError(
-            f"{names}: holds no key; a config starts with `run: {{name: …, steps: …}}`"
-        )
-    return validated(merged(tree, override_tree(overrides)))
+        raise ConfigError(f"{', '.join(map(str, paths))}: holds no key; {start}")
+    return merged(tree, override_tree(overrides))
 
 
 def validated(tree: Tree) -> Config:
     """A whole tree as a config. Raises ``ConfigError``, one line for each problem."""
+    return validated_as(Config, tree)
+
+
+def validated_as(model: type[AnySection], tree: Tree) -> AnySection:
+    """A whole tree as such a section. Raises ``ConfigError``, one line for each problem."""
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(problems_of(error))) from None
+        raise ConfigError("\n".join(problems_of(error, model))) from None
 
 
-def problems_of(error: ValidationError) -> list[str]:
+def problems_of(error: ValidationError, model: type[Section] = Config) -> list[str]:
     """One sentence for each problem."""
-    return list(dict.fromkeys(_sentence(detail) for detail in error.errors(include_url=False)))
+    schema = model.model_json_schema()
+    details = error.errors(include_url=False)
+    return list(dict.fromkeys(_sentence(detail, schema) for detail in details))
 
 
 def resolved_yaml(config: Config) -> str:
@@ -255,13 +269,13 @@ def merged(base: Mapping[str, Any], overlay: Mapping[str, Any], path: tuple[str,
     return tree
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(detail: ErrorDetails, schema: Tree) -> str:
     """One problem of pydantic's as: dotted key, what is wrong, the value, the way out."""
     where = tuple(part for part in detail["loc"] if not str(part).startswith("["))
     value = detail["input"]
     dotted = ".".join(map(str, where))
     if detail["type"] == "extra_forbidden":
-        return f"{dotted} is not a key of the config; {_nearest(where)}"
+        return f"{dotted} is not a key of the config; {_nearest(where, schema)}"
     if detail["type"] == "missing":
         return f"{dotted} is missing: every config must give it"
     message = detail["msg"].removeprefix("Value error, ")
@@ -286,9 +300,8 @@ def _masked(value: Any, *, is_secret: bool) -> Any:
     return "***" if is_secret and isinstance(value, str) else value
 
 
-def _nearest(where: tuple[int | str, ...]) -> str:
+def _nearest(where: tuple[int | str, ...], schema: Tree) -> str:
     """The closest valid key beside a wrong one, else one of that name elsewhere, else all."""
-    schema = Config.model_json_schema()
     named = where[0] in ("principles", "routes", "fleets")
     parts = ["*" if named and i == 1 else k for i, k in enumerate(where[:-1])]
     parent = ".".join(str(part) for part in parts if not isinstance(part, int))

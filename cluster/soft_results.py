@@ -1,0 +1,118 @@
+"""What a composition of soft constraints came to: rows for training, and the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from curricula.winner_chain import PreferencePair, WinnerChain
+from rewards.pairwise_judge import Comparison, Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """One instruction to make harder."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A constraint that was drawn for a seed."""
+
+    id: str
+    """Of its type."""
+    text: str | None
+    """None for a soft one, which the rewriter has to write."""
+    kind: str = ""
+    """What the rewriter is asked for."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """What became of one seed."""
+
+    seed: Seed
+    constraints: tuple[Drawn, ...]
+    chain: WinnerChain
+    comparisons: tuple[Comparison, ...]
+    instructions: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Composition:
+    """Everything that came of the seeds, in their order."""
+
+    composed: list[Composed] = field(default_factory=list)
+    failed: list[tuple[Seed, str]] = field(default_factory=list)
+    """Seeds that came to nothing, with the reason."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Replies of the rewriter without a constraint, by type: that constraint was left out."""
+
+    def report(self) -> dict[str, Any]:
+        """Counts and rates, as in ``report.json``."""
+        steps = Counter(step.value for one in self.composed for step in one.chain.steps)
+        comparisons = [c for one in self.composed for c in one.comparisons]
+        outcomes = Counter(c.outcome for c in comparisons)
+        places = Counter(c.prefers_first_place for c in comparisons if c.detail == "")
+        said = sum(outcomes.values()) - outcomes[Outcome.INVALID]
+        agreed = said - outcomes[Outcome.DISAGREE]
+        pairs = [pair for one in self.composed for pair in one.chain.pairs]
+        return {
+            "seeds": len(self.composed) + len(self.failed),
+            "composed": len(self.composed),
+            "failed": Counter(reason for _, reason in self.failed),
+            "constraints_refused": dict(self.refused),
+            "pairs": len(pairs),
+            "pairs_by_constraints": dict(sorted(Counter(p.num_constraints for p in pairs).items())),
+            "sft_rows": sum(one.chain.winner is not None for one in self.composed),
+            "steps": dict(steps),
+            "agreement": agreed / said if said else None,
+            "always_first": places[True] / said if said else None,
+            "always_second": places[False] / said if said else None,
+            "invalid": outcomes[Outcome.INVALID],
+            "new_wins": steps["new"] / len(pairs) if pairs else None,
+        }
+
+
+def rows_of(result: Composition, system_prompt: str | None) -> dict[str, list[dict[str, Any]]]:
+    """Name of a file → its rows: ``pairs``, ``sft`` and the ``chains`` that they come from."""
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+
+    def asked(text: str) -> Any:
+        return [*system, {"role": "user", "content": text}] if system else text
+
+    pairs, sft, chains = [], [], []
+    for one in result.composed:
+        ids = [constraint.id for constraint in one.constraints]
+        for pair in one.chain.pairs:
+            pairs.append(_pair_row(one, pair, asked(pair.prompt), ids))
+        if one.chain.winner is not None:
+            row = {"id": one.seed.id, "prompt": asked(one.instructions[-1])}
+            sft.append({**row, "response": one.chain.winner, "constraint_ids": ids})
+        chains.append(
+            {
+                "id": one.seed.id,
+                "instructions": list(one.instructions),
+                "constraints": [asdict(constraint) for constraint in one.constraints],
+                "steps": [step.value for step in one.chain.steps],
+                "choices": [list(c.choices) for c in one.comparisons],
+            }
+        )
+    return {"pairs": pairs, "sft": sft, "chains": chains}
+
+
+def _pair_row(one: Composed, pair: PreferencePair, prompt: Any, ids: list[str]) -> dict[str, Any]:
+    k = pair.num_constraints
+    return {
+        "id": f"{one.seed.id}/{k}",
+        "prompt": prompt,
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "num_constraints": k,
+        "constraint_ids": ids[:k],
+    }
