@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.command_line import Debug, app, finish, set_up_logging
+from cluster.command_line import Arguments, Debug, app, finish, set_up_logging
 
 compose = typer.Typer(help="Make instructions with constraints from seeds.", no_args_is_help=True)
 app.add_typer(compose, name="compose")
@@ -39,5 +39,24 @@ def hard(
 
         wanted = HardOptions(constraints, types or [], orders, cddi, shape, per_seed, seed)
         return compose_hard(seeds, out, wanted, difficulty)
+
+    finish(run, debug)
+
+
+@compose.command()
+def soft(
+    arguments: Arguments = None,
+    debug: Debug = False,
+) -> None:
+    """Add constraints that only a reader can judge; make preference pairs and demonstrations.
+
+    A folder that a composition has left is gone on with: replies are never asked for twice.
+    """
+    set_up_logging(debug)
+
+    def run() -> int:
+        from cluster.soft_command import compose_soft
+
+        return compose_soft(list(arguments or ()))
 
     finish(run, debug)

@@ -22,10 +22,13 @@ from typing import Any
 
 from cluster.reply_cache import ReplyCache
 from cluster.soft_config import SoftConfig
-from cluster.soft_results import Composed, Composition, Drawn, Seed
+from cluster.soft_results import Composed, Composition, Seed
+from curricula.composition import Worded, single_round
+from curricula.constraint_sets import draw_constraint, draw_types
 from curricula.soft_rewriter import UnusableReplyError, load_rewriter_template
 from curricula.winner_chain import Step, winner_chain
 from rewards.completers import Backend
+from rewards.constraints.vocabulary import HARD, SOFT
 from rewards.judging import UnjudgedError
 from rewards.pairwise_judge import LABELS, Comparison, Outcome, compare, load_pairwise_template
 from safeladder.records import Message
@@ -39,10 +42,6 @@ _STEPS = {
 }
 
 
-Draw = Callable[[random.Random, Seed], Sequence[Drawn]]
-Render = Callable[[str, Sequence[str]], str]
-
-
 class Composer:
     """Runs the pipeline over the three models, which are started already."""
 
@@ -51,14 +50,10 @@ class Composer:
         config: SoftConfig,
         cache: ReplyCache,
         backends: Mapping[str, Backend],
-        draw: Draw,
-        render: Render,
     ) -> None:
         self._config = config
         self._cache = cache
         self._backends = backends
-        self._draw = draw
-        self._render = render
         self._rewriter_template = load_rewriter_template(config.rewriter_template)
         self._judge_template = load_pairwise_template(config.judge_template)
 
@@ -88,13 +83,21 @@ class Composer:
         return result
 
     async def _compose(self, seed: Seed, refused: Counter[str]) -> Composed | str:
-        drawn = self._draw(random.Random(f"{self._config.seed}/{seed.id}"), seed)
-        written = await asyncio.gather(*(self._written(seed, one, refused) for one in drawn))
+        rng = random.Random(f"{self._config.seed}/{seed.id}")
+        types = tuple(SOFT) if self._config.soft_only else (*HARD, *SOFT)
+        drawn = [
+            (
+                name,
+                rng.choice(SOFT[name]) if name in SOFT else draw_constraint(name, seed.text, rng),
+            )
+            for name in draw_types(self._config.num_constraints, rng, types)
+        ]
+        written = await asyncio.gather(*(self._worded(seed, *one, refused) for one in drawn))
         constraints = tuple(one for one in written if one is not None)
         if not constraints:
             return "no constraint could be written"
-        texts = [one.text or "" for one in constraints]
-        instructions = tuple(self._render(seed.text, texts[:k]) for k in range(len(texts) + 1))
+        texts = [one.text for one in constraints]
+        instructions = tuple(single_round(seed.text, texts[:k]) for k in range(len(texts) + 1))
         answers = await asyncio.gather(*(self._answer(text) for text in instructions))
         comparisons: list[Comparison] = []
 
@@ -114,19 +117,21 @@ class Composer:
             instructions=instructions,
         )
 
-    async def _written(self, seed: Seed, drawn: Drawn, refused: Counter[str]) -> Drawn | None:
-        """The constraint with its text; None if the rewriter brought none."""
-        if drawn.text is not None:
+    async def _worded(
+        self, seed: Seed, name: str, drawn: Worded | str, refused: Counter[str]
+    ) -> Worded | None:
+        """A hard constraint as it was drawn; a soft one in the words that the rewriter finds for
+        what was drawn, None if it finds none."""
+        if isinstance(drawn, Worded):
             return drawn
         template = self._rewriter_template
-        messages = template.render(seed.text, drawn.kind)
+        messages = template.render(seed.text, drawn)
         reply = await self._reply("rewriter", messages, template.max_tokens)
         try:
-            text = template.constraint_in(reply)
+            return Worded(name, template.constraint_in(reply))
         except UnusableReplyError:
-            refused[drawn.id] += 1
+            refused[name] += 1
             return None
-        return Drawn(id=drawn.id, text=text, kind=drawn.kind)
 
     async def _answer(self, instruction: str) -> str:
         system = self._config.system_prompt

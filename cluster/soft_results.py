@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from curricula.winner_chain import PreferencePair, WinnerChain
+from curricula.composition import Worded
+from curricula.winner_chain import WinnerChain
 from rewards.pairwise_judge import Comparison, Outcome
 
 
@@ -20,24 +20,11 @@ class Seed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """A constraint that was drawn for a seed."""
-
-    id: str
-    """Of its type."""
-    text: str | None
-    """None for a soft one, which the rewriter has to write."""
-    kind: str = ""
-    """What the rewriter is asked for."""
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
     """What became of one seed."""
 
     seed: Seed
-    constraints: tuple[Drawn, ...]
+    constraints: tuple[Worded, ...]
     chain: WinnerChain
     comparisons: tuple[Comparison, ...]
     instructions: tuple[str, ...]
@@ -88,17 +75,19 @@ def rows_of(result: Composition, system_prompt: str | None) -> dict[str, list[di
 
     pairs, sft, chains = [], [], []
     for one in result.composed:
-        ids = [constraint.id for constraint in one.constraints]
         for pair in one.chain.pairs:
-            pairs.append(_pair_row(one, pair, asked(pair.prompt), ids))
+            row = {"id": f"{one.seed.id}/{pair.num_constraints}", "prompt": asked(pair.prompt)}
+            row |= {"chosen": pair.chosen, "rejected": pair.rejected}
+            pairs.append(row | _columns(one, pair.num_constraints))
         if one.chain.winner is not None:
             row = {"id": one.seed.id, "prompt": asked(one.instructions[-1])}
-            sft.append({**row, "response": one.chain.winner, "constraint_ids": ids})
+            row |= {"response": one.chain.winner}
+            sft.append(row | _columns(one, len(one.constraints)))
         chains.append(
             {
                 "id": one.seed.id,
                 "instructions": list(one.instructions),
-                "constraints": [asdict(constraint) for constraint in one.constraints],
+                "constraints": [asdict(worded) for worded in one.constraints],
                 "steps": [step.value for step in one.chain.steps],
                 "choices": [list(c.choices) for c in one.comparisons],
             }
@@ -106,13 +95,12 @@ def rows_of(result: Composition, system_prompt: str | None) -> dict[str, list[di
     return {"pairs": pairs, "sft": sft, "chains": chains}
 
 
-def _pair_row(one: Composed, pair: PreferencePair, prompt: Any, ids: list[str]) -> dict[str, Any]:
-    k = pair.num_constraints
+def _columns(one: Composed, count: int) -> dict[str, Any]:
+    """The first so many constraints as columns: hard ones can be checked by rule."""
+    shown = one.constraints[:count]
     return {
-        "id": f"{one.seed.id}/{k}",
-        "prompt": prompt,
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-        "num_constraints": k,
-        "constraint_ids": ids[:k],
+        "num_constraints": count,
+        "instruction_id_list": [worded.id for worded in shown],
+        "kwargs": [dict(worded.kwargs) for worded in shown],
+        "constraints": [worded.text for worded in shown],
     }

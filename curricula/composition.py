@@ -102,7 +102,7 @@ class Composition:
 
     def single_round(self) -> str:
         """All in one turn."""
-        return f"{self.seed} {'. '.join(one.text for one in self.presented)}."
+        return single_round(self.seed, [one.text for one in self.presented])
 
     def multi_round(self) -> tuple[str, ...]:
         """[1 + n] the user's turns: the seed, then one constraint after the other. An answer comes
@@ -139,6 +139,15 @@ class Composition:
             )
         except KeyError as error:
             raise ValueError(f"column {error.args[0]} is missing") from None
+
+
+def single_round(seed: str, texts: Sequence[str]) -> str:
+    """A seed and its constraints, in the order given, as one turn.
+
+    >>> single_round("Tell a joke.", ["Use no comma", "Be brief"])
+    'Tell a joke. Use no comma. Be brief.'
+    """
+    return f"{seed} {'. '.join(texts)}." if texts else seed
 
 
 def require_compatible(ids: Sequence[str]) -> None:

@@ -27,13 +27,18 @@ def draw_constraints(
 ) -> tuple[Worded, ...]:
     """[count] constraints of different types, in random order. Raises ``ValueError`` if the types
     have no set of so many without a conflict (or none was found)."""
+    return tuple(draw_constraint(one, seed, rng) for one in draw_types(count, rng, types))
+
+
+def draw_types(count: int, rng: Random, types: Sequence[str]) -> list[str]:
+    """[count] different types, hard or soft, in random order. Raises ``ValueError`` as above."""
     for _ in range(TRIES):
         chosen: list[str] = []
         for name in rng.sample(types, len(types)):
             if not any(other in CONFLICTS[name] for other in chosen):
                 chosen.append(name)
             if len(chosen) == count:
-                return tuple(draw_constraint(one, seed, rng) for one in chosen)
+                return chosen
     raise ValueError(
         f"no set of {count} constraints without a conflict was found among {len(types)} types"
     )

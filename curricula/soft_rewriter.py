@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Literal, Self
@@ -90,15 +89,6 @@ def load_rewriter_template(path: Path | None = None) -> RewriterTemplate:
         raise ConfigError(f"rewriter template {path}: {at}: {first['msg']}") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"rewriter template {path} cannot be read: {error}") from None
-
-
-def single_round(seed: str, constraints: Sequence[str]) -> str:
-    """The instruction with its constraints, as the position-bias study (arXiv 2502.17204) renders.
-
-    >>> single_round("Tell a joke.", ["Use no comma", "Be brief"])
-    'Tell a joke. Use no comma. Be brief.'
-    """
-    return seed if not constraints else f"{seed} {'. '.join(constraints)}."
 
 
 def _from_json(reply: str) -> str:

@@ -95,7 +95,7 @@ def test_every_config_key_exists(path: Path) -> None:
     pattern = rf"(?<![\w./-])(?:{sections})(?:\.(?:\w+|<name>))+(?![\w(/])"
     named = {found for text in code(path) for found in re.findall(pattern, text)}
     known = "|".join(re.escape(name).replace("<name>", r"[\w<>]+") for name in NAMES)
-    is_file = r"\w+\.py"
+    is_file = r"\w+\.(?:py|jsonl)"
     assert [name for name in named if not re.fullmatch(f"{known}|{is_file}", name)] == []
 
 
