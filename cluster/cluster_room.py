@@ -59,11 +59,12 @@ def check_room(config: Config) -> None:
 def demands_of(config: Config) -> list[Demand]:
     """What the run counts on, the most demanding first."""
     learner = {"GPU": config.learner.num_gpus, "CPU": config.learner.num_cpus}
-    demands = [_engine_demand(fleet) for fleet in config.engine_fleets.values()]
+    fleets = config.engine_fleets.values() if config.generates else ()
+    demands = [_engine_demand(fleet) for fleet in fleets]
     demands.append(
         Demand(key="learner", actors=config.learner.ranks, resources=_some(learner), labels={})
     )
-    if config.reference.enabled:
+    if config.reference.enabled and config.stage == "rl":
         wanted = {"GPU": config.reference.num_gpus, "CPU": config.reference.num_cpus}
         actors = config.reference.actors
         demands.append(

@@ -49,9 +49,14 @@ class Crew:
         self.learners = LearnerGroup(config, self.owner, self._builders.learner)
         self._stack.callback(self.learners.close)
         self.rollout = RolloutFleets(
-            {name: self._engines(fleet) for name, fleet in config.engine_fleets.items()}
+            {
+                name: self._engines(fleet)
+                for name, fleet in config.engine_fleets.items()
+                if config.generates
+            }
         )
-        self.panel = Panel.first(config)
+        nobody = config.model_copy(update={"principles": {}, "routes": {}})
+        self.panel = Panel.first(config if config.generates else nobody)
         self.verifiers = {
             fleet: self.verifier_fleet(fleet, principle, config.principles[principle])
             for principle, fleet in self.panel.fleets.items()
@@ -85,10 +90,11 @@ class Crew:
             except EnvironmentUnfitError as error:
                 raise VerifierUnavailableError(str(error)) from error
             self.verifier_versions[name] = f"{status.verifier} {status.verifier_version}"
-        names = [fleet.name for fleet in self._config.engine_fleets.values() if fleet.actors]
+        fleets = self._config.engine_fleets.values() if self._config.generates else ()
+        names = [fleet.name for fleet in fleets if fleet.actors]
         for name in names:
             wait_for_one(self.rollout.fleets[name], deadline_s)
-        if not names:
+        if fleets and not names:
             wait_for_one(self.rollout, deadline_s)
         self.await_learner("start")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from curricula.demonstrations import load_demonstrations
@@ -10,13 +10,20 @@ from curricula.prompts import load_prompts, placed_prompts
 from safeladder.config import Config, SourceConfig
 from safeladder.errors import ConfigError, DataError
 from safeladder.records import Prompt
+from safeladder.stage_config import SftFilters
 
 
 def check_data(config: Config) -> list[Prompt]:
-    """Read every data file; returns the training prompts, at least one.
+    """Read every data file; returns the training prompts, at least one, or the held-out ones of a
+    stage that trains none.
 
     Raises ``ConfigError`` for a key that names no file, ``DataError`` for a row.
     """
+    if config.stage != "rl":
+        from cluster.stage_rows import load_stage_rows  # it loads the tokenizer: seconds
+
+        load_stage_rows(config, ask=False)
+        return _text_prompts(config, config.data.held_out)
     if not config.data.train:
         raise ConfigError("data.train names no file; list the prompt files to train on")
     prompts = _text_prompts(config, config.data.train)
@@ -25,7 +32,25 @@ def check_data(config: Config) -> list[Prompt]:
         if not config.sft.data:
             raise ConfigError("sft.data names no file; list some, or set `sft: null`")
         load_demonstrations(config.sft.data)
+        if config.sft.filters != SftFilters():
+            from cluster.supervised import accepted_rows
+
+            accepted_rows(config, ask=False)
     return prompts
+
+
+def stage_lines(config: Config) -> Iterator[str]:
+    """What a run would say of the rows of its stage, or of its supervised rung. Principles are
+    asked if ``sft.filters.verify`` is set."""
+    if config.stage != "rl":
+        from cluster.stage_rows import load_stage_rows
+
+        yield from load_stage_rows(config).lines
+    elif config.sft is not None:
+        from cluster.supervised import accepted_rows
+
+        _, acceptance = accepted_rows(config)
+        yield from acceptance.lines() if acceptance else ()
 
 
 def _text_prompts(config: Config, sources: Sequence[Path | SourceConfig]) -> list[Prompt]:

@@ -37,7 +37,7 @@ def resume(run_dir: Path) -> int:
     status = directory.status()
     if status is not None and status.state == "finished":
         raise NotResumableError(
-            f"{run_dir} has already finished all of its {config.run.steps} steps: there is nothing "
+            f"{run_dir} has already finished all of its {status.step} steps: there is nothing "
             f"to go on with; train longer under another run.name"
         )
     point = ResumePoint.find(config, directory)
@@ -63,7 +63,11 @@ def _preempt(*_: object) -> None:
 
 
 def _execute(config: Config, directory: RunDirectory, point: ResumePoint) -> int:
+    arm_commit_points()
+    if config.stage != "rl":
+        from cluster.stage_run import StageRun
+
+        return StageRun(config, directory, point).execute()
     from cluster.run import Run
 
-    arm_commit_points()
     return Run(config, directory, point).execute()

@@ -65,7 +65,7 @@ def check_gpus(config: Config) -> None:
 def check_transport(config: Config) -> None:
     """Refuse a transport from GPU to GPU where one end has none, or ``ipc`` between two GPUs."""
     transport = config.weights.transport
-    if transport == "object_store":
+    if transport == "object_store" or not config.generates:
         return
     otherwise = "or set weights.transport to object_store"
     without = [name for name, gpus in _gpus(config).items() if name != "reference" and not gpus]
@@ -134,8 +134,12 @@ def _is_elsewhere(config: Config) -> bool:
 
 def _gpus(config: Config) -> dict[str, float]:
     """Section → GPUs of each of its actors, for the roles that hold the model."""
-    sections = {fleet.key: fleet.rollout.num_gpus for fleet in config.engine_fleets.values()}
+    sections = {
+        fleet.key: fleet.rollout.num_gpus
+        for fleet in config.engine_fleets.values()
+        if config.generates
+    }
     sections["learner"] = config.learner.num_gpus
-    if config.reference.enabled:
+    if config.reference.enabled and config.stage == "rl":
         sections["reference"] = config.reference.num_gpus
     return sections

@@ -133,7 +133,9 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def raise_fence(self, checkpoint_step: int | Callable[[int], int] = 0) -> int:
+    def raise_fence(
+        self, checkpoint_step: int | Callable[[int], int] = 0, *, has_groups: bool = True
+    ) -> int:
         """Take the run over, going on from the checkpoint of a step (0: from the start), or of the
         step that a function says, which is told the new fence while nobody else can write.
 
@@ -141,7 +143,8 @@ class Ledger:
         driver died between the step and its rows), groups trained after the checkpoint and all
         that were on their way go back to PENDING with a new attempt, and the fence rises by one.
         Every driver calls this once, before it leases anything. Returns the new fence. Raises
-        ``NotResumableError`` if the ledger never saw the checkpoint's step.
+        ``NotResumableError`` if the ledger never saw the checkpoint's step, which is not asked of a
+        stage that trains no groups (``has_groups``).
         """
         with self._transaction():
             reached("fence.read")
@@ -153,7 +156,7 @@ class Ledger:
             ):  # fmt: skip
                 self._connection.execute(statement, values)
             known = self._number("SELECT coalesce(max(step), 0) FROM groups WHERE state='trained'")
-            if known != step:
+            if has_groups and known != step:
                 raise NotResumableError(
                     f"{self._path}: the checkpoint is of step {step}, but the ledger "
                     f"knows steps up to {known} only; use the ledger that belongs to it, or an "
@@ -281,8 +284,8 @@ class Ledger:
             if known and prompts and known != prompts:
                 raise NotResumableError(
                     f"{self._path}: data.train, data.shuffle or run.seed are not what the run "
-                    "began with, so that its groups would be other prompts; put them back, or "
-                    "start another run"
+                    "began with (in a stage: its rows, how they are split, or the tokenizer), so "
+                    "that it would train on something else; put them back, or start another run"
                 )
 
     def _require_newest(self, fence: int) -> None:

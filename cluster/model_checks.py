@@ -63,7 +63,7 @@ def check_layers(config: Config, model: ModelFolder) -> None:
 def check_context(config: Config, model: ModelFolder) -> None:
     """Refuse samples that are longer than the positions that the model knows."""
     wanted, known = config.rollout.max_model_tokens, model.max_positions
-    if known is not None and wanted > known:
+    if config.generates and known is not None and wanted > known:
         raise ConfigError(
             f"{config.rollout.context_keys} is {wanted}, but the model has {known} positions; "
             "lower one of them"

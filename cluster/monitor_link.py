@@ -82,15 +82,20 @@ class MonitorLink:
     def finish(self, summary: Mapping[str, Any], timeout_s: float = 60.0) -> None:
         """Deliver everything, then the summary, within ``timeout_s``."""
         self.send("finish", summary=dict(summary))
-        deadline = time.monotonic() + timeout_s
-        while (self._queue or self._open) and time.monotonic() < deadline:
-            self.pump()
-            time.sleep(0.02)
+        deadline = self.flush(timeout_s)
         self._next_look_s = 0.0  # the end of W&B may have brought a last one
         self.pump()
         while self._is_looking and time.monotonic() < deadline:
             self.pump()
             time.sleep(0.02)
+
+    def flush(self, timeout_s: float = 60.0) -> float:
+        """Wait until everything is delivered, ``timeout_s`` at most; returns that deadline."""
+        deadline = time.monotonic() + timeout_s
+        while (self._queue or self._open) and time.monotonic() < deadline:
+            self.pump()
+            time.sleep(0.02)
+        return deadline
 
     def close(self) -> None:
         """End the actor."""

@@ -47,15 +47,20 @@ def resource_plan(config: Config, model: ModelFolder) -> list[RolePlan]:
         ("reference", reference.actors, reference.num_cpus, reference.num_gpus),
     ]
     return [
-        *(_engine_plan(fleet, weights) for fleet in config.engine_fleets.values()),
+        *(
+            _engine_plan(fleet, weights)
+            for fleet in config.engine_fleets.values()
+            if config.generates
+        ),
         *(
             RolePlan(role, actors, cpus, gpus, RUNTIME_BYTES[role] + held[role])
             for role, actors, cpus, gpus in sections
-            if role != "reference" or reference.enabled
+            if role != "reference" or (reference.enabled and config.stage == "rl")
         ),
         *(
             RolePlan(f"verifier {name}", settings.actors, 0, 0, RUNTIME_BYTES["verifier"])
             for name, settings in config.principles.items()
+            if config.generates
         ),
         RolePlan("driver, monitor, store", 1, 0, 0, head_bytes),
     ]

@@ -41,6 +41,10 @@ class Results:
             if (answers := self._read(self._file(stage)))
         }
 
+    def has(self, stage: str) -> bool:
+        """Whether the answers of a stage are there, of an earlier start too."""
+        return stage in self._outcomes
+
     def add(self, stage: str, answers: Sequence[HeldOutAnswer]) -> None:
         """Write the answers of a stage and judge them."""
         judged = [

@@ -88,7 +88,7 @@ def newest_checkpoint(directory: RunDirectory) -> tuple[Path | None, list[str]]:
 def initial_policy(config: Config, directory: RunDirectory) -> Path:
     """The policy as RL found it, which is the reference: the base model, or what the supervised
     rung made of it. Raises ``NotResumableError`` if the latter is needed and does not verify."""
-    if config.sft is None or not config.reference.enabled:
+    if config.stage != "rl" or config.sft is None or not config.reference.enabled:
         return config.model.path
     path, _, unusable = newest_valid(directory.initial)
     if path is None:

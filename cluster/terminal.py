@@ -89,12 +89,18 @@ def step_line(row: Row, total_steps: int) -> str:
     parts = [
         f"step {cells['step']}",
         f"version {cells['version']}",
-        f"reward {cells['reward']}" + (f" ({rewards})" if rewards else ""),
+        _outcome(cells, rewards),
         *(f"{name} {cells[name]}" for name in ("staleness", "KL", "dropped") if cells[name]),
         *(f"{cells[name]} {name}" for name in ("tokens/s", "s") if cells[name]),
         who_waits(row),
     ]
     return " · ".join(filter(None, parts))
+
+
+def _outcome(cells: Mapping[str, str], rewards: str) -> str:
+    if "loss" in cells:
+        return f"loss {cells['loss']}"
+    return f"reward {cells['reward']}" + (f" ({rewards})" if rewards else "")
 
 
 def step_table(rows: list[Row], total_steps: int) -> Table:
@@ -138,7 +144,7 @@ def describe_engines(engines: Sequence[EngineStatus]) -> str:
 def who_waits(row: Row) -> str:
     """Whether the learner or the generation was the slower side of a step."""
     step_s, train_s = row.get("time/step_s", 0.0), row.get("time/train_s", 0.0)
-    if step_s <= 0:
+    if step_s <= 0 or is_stage(row):
         return ""
     if train_s / step_s >= BUSY_SHARE:
         return "rollouts wait for the learner"
@@ -156,8 +162,17 @@ def _cells(row: Row, total_steps: int) -> dict[str, str]:
         "tokens/s": _number(row, "rollout/tokens_per_s", ".0f"),
         "s": _number(row, "time/step_s", ".1f"),
         "dropped": f"{dropped:.0f}" if dropped else "",
-        "reward": _number(row, "reward/mean", ".2f"),
+        **({"loss": _number(row, "train/loss", ".4f")} if is_stage(row) else _reward(row)),
     }
+
+
+def is_stage(row: Row) -> bool:
+    """Whether a step passed over rows of a file, with no rollouts beside it."""
+    return "train/epoch" in row
+
+
+def _reward(row: Row) -> dict[str, str]:
+    return {"reward": _number(row, "reward/mean", ".2f")}
 
 
 def _rewards(row: Row) -> dict[str, str]:

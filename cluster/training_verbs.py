@@ -81,7 +81,7 @@ def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
 
         from cluster.check_tables import show_checks
         from cluster.checks import preflight, score_samples
-        from cluster.data_checks import check_data
+        from cluster.data_checks import check_data, stage_lines
         from cluster.model_folder import read_model_folder
         from cluster.resource_plan import resource_plan
         from safeladder.config_loading import config_hash, resolved_yaml
@@ -96,6 +96,8 @@ def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
         prompts = check_data(resolved)
         scored = asyncio.run(score_samples(resolved, prompts))
         show_checks(scored, resource_plan(resolved, read_model_folder(resolved.model.path)))
+        for line in stage_lines(resolved):
+            typer.echo(line)
         typer.echo(f"{len(prompts)} prompts, config {config_hash(resolved)[:12]}: ready to train")
         return 0
 

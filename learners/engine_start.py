@@ -44,7 +44,7 @@ def start_engine(
     policy = load_policy(
         resume_from or model_path,
         dtype=getattr(torch, config.model.dtype),
-        temperature=config.rollout.temperature,
+        temperature=config.rollout.temperature if config.stage == "rl" else 1.0,
         train_last_layers=learner.train_last_layers,
         gradient_checkpointing=learner.gradient_checkpointing,
         value_head=has_head,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -39,7 +39,10 @@ from learners.policy_model import VALUE_HEAD
 from learners.policy_update import update_policy
 from learners.preconditions import require_trainable
 from learners.publication import Publisher, raw_bytes
+from learners.row_plan import RowPlan
 from learners.safetensors_stream import SafetensorsStream, Slot
+from learners.stage import StageTrainer
+from learners.stage_tasks import build_task
 from learners.step_log import STEPS, StepLog
 from learners.supervised import SftRow, train_supervised
 from safeladder.commit_points import reached
@@ -155,6 +158,25 @@ class Learner:
             )
         )
 
+    async def begin_stage(self, rows: Sequence[Any], fence: int) -> Mapping[str, float]:
+        """Take the rows of a stage other than RL, all of them, as ``stage_tasks`` wants them.
+
+        Returns what is measured on the rows for validation as the policy is; empty if there are
+        none. The stage goes on from the checkpoint that the rank was started with.
+        """
+        self._admit_fence(fence)
+        return await self._on_thread(lambda: self._begin_stage(rows, fence))
+
+    async def stage_step(self, step: int, fence: int) -> StepReport:
+        """One optimizer step on the rows that follow. Raises ``FencedError``, ``DivergedError``,
+        ``ValueError`` for a step that does not follow."""
+        self._admit_fence(fence)
+        return await self._on_thread(lambda: self._stage_step(step, fence))
+
+    async def measure_stage(self) -> Mapping[str, float]:
+        """Figures over the rows for validation; empty if there are none."""
+        return await self._on_thread(self._stage.measure)
+
     async def publish(
         self, version: int, fence: int
     ) -> tuple[WeightManifest, WeightPayload] | None:
@@ -188,9 +210,7 @@ class Learner:
         """Write ``parent/step-N`` on rank 0 and return its path. Raises ``FencedError``,
         ``EnvironmentUnfitError`` on a full disk."""
         self._admit_fence(fence)
-        if step != self._step:
-            raise ValueError(f"a checkpoint of step {step} was asked for at step {self._step}")
-        return await self._on_thread(lambda: self._save(parent, fence, dict(extra or {})))
+        return await self._on_thread(lambda: self._save(parent, step, fence, dict(extra or {})))
 
     async def close(self) -> None:
         """Leave the process group and end the thread."""
@@ -249,13 +269,41 @@ class Learner:
             self._step_log(order.fence).took(self._last_report, order.fence)
         return self._last_report
 
+    def _begin_stage(self, rows: Sequence[Any], fence: int) -> Mapping[str, float]:
+        config = self._config
+        assert config.rows is not None, "the run has no stage that passes over rows"
+        budget = config.learner.micro_batch_tokens
+        task = build_task(self._engine, rows, config, fence, is_resumed=self._step > 0)
+        plan = RowPlan(len(rows), config.rows, config.run.seed, config.run.steps)
+        self._stage = StageTrainer(self._engine, task, plan, budget)
+        return self._stage.measure() if self._step == 0 else {}
+
+    def _stage_step(self, step: int, fence: int) -> StepReport:
+        if step != self._step + 1:
+            raise ValueError(f"step {step} was ordered after step {self._step}")
+        began = time.monotonic()
+        if self._rank == 0:
+            refuse_lower_fence(self._config.run.directory / "checkpoints", fence)
+        metrics = self._stage.step(step)
+        self._step = self._version = step
+        if self._rank == 0:
+            reached("optimizer.stepped", step)
+        seconds = time.monotonic() - began
+        metrics["trained_tokens_per_s"] = metrics["trained_tokens"] / seconds
+        report = StepReport(step=step, version=step, metrics=metrics, seconds=seconds)
+        if self._rank == 0:
+            self._step_log(fence).took(report, fence)
+        return report
+
     def _step_log(self, fence: int) -> StepLog:
         if self._log is None:
             self._log = StepLog(self._config.run.directory / STEPS, self._config, fence)
         return self._log
 
-    def _save(self, parent: Path, fence: int, extra: Mapping[str, str]) -> Path:
+    def _save(self, parent: Path, step: int, fence: int, extra: Mapping[str, str]) -> Path:
         """*Collective.* Ranks other than 0 only take part in the gathering."""
+        if step != self._step:  # asked here: steps that were ordered before it are taken by now
+            raise ValueError(f"a checkpoint of step {step} was asked for at step {self._step}")
         if self._rank != 0:
             engine = self._engine
             for _ in (

@@ -81,14 +81,23 @@ class PackedRow:
         return np.repeat(np.arange(len(self.pieces)), [p.trained.size for p in self.pieces])
 
 
-def pack(sequences: Sequence[Packable], *, ranks: int, budget: int) -> list[list[PackedRow]]:
+def pack(
+    sequences: Sequence[Packable],
+    *,
+    ranks: int,
+    budget: int,
+    bundles: Sequence[Sequence[int]] | None = None,
+) -> list[list[PackedRow]]:
     """For each rank its micro-batches: equally many, each at most ``budget`` input tokens.
 
-    Sequences without a trained token are left out; ranks with too little work get padding rows, so
-    that collective operations pair up. Deterministic. Raises ``ValueError`` if a sequence exceeds
-    the budget, has no prompt, or if no sequence is trained.
+    ``bundles`` names sequences that lie in one row because a loss needs them together: each bundle
+    shares one prompt and fits the budget; None bundles by equal prompts. Sequences without a
+    trained token are left out; ranks with too little work get padding rows, so that collective
+    operations pair up. Deterministic. Raises ``ValueError`` if a sequence exceeds the budget, has
+    no prompt, or if no sequence is trained.
     """
-    bundles = _bundles(sequences, budget)
+    if bundles is None:
+        bundles = _bundles(sequences, budget)
     lengths = [_bundle_tokens(sequences, bundle) for bundle in bundles]
     num_rows = ranks * max(1, -(-sum(lengths) // (ranks * budget)))
     partition = _balance(lengths, num_rows)

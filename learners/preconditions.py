@@ -9,7 +9,7 @@ from safeladder.errors import ConfigError
 def require_trainable(config: Config) -> None:
     """Raise ``ConfigError``, which names the keys, unless a learner can train with ``config``."""
     learner, context = config.learner, config.rollout.max_model_tokens
-    if context > learner.micro_batch_tokens:
+    if config.stage == "rl" and context > learner.micro_batch_tokens:
         raise ConfigError(
             f"learner.micro_batch_tokens is {learner.micro_batch_tokens}, but one sample may "
             f"have {context} tokens ({config.rollout.context_keys})"

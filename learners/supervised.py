@@ -1,18 +1,19 @@
-"""The supervised rung: negative log-likelihood of given answers, on RL's own engine."""
+"""Supervised rows: negative log-likelihood of given answers, on RL's own engine. A stage of its
+own, or a short rung before RL."""
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from learners.deepspeed_engine import DeepspeedEngine
-from learners.packing import pack
+from learners.packing import PackedRow
+from learners.row_plan import RowPlan
+from learners.stage import StageTrainer
 from safeladder.config import SftConfig
-from safeladder.errors import DivergedError
 from safeladder.records import Floats, Tokens
 
 
@@ -31,50 +32,63 @@ class SftRow:
         return np.ones(self.tokens.shape, np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class SftBatch:
+    """The loss is the mean over all trained tokens of the batch."""
+
+    sequences: Sequence[SftRow]
+    bundles: None = None
+
+    @property
+    def weight(self) -> float:
+        """Trained tokens."""
+        return float(sum(row.tokens.size for row in self.sequences))
+
+    def loss(self, outputs: Tensor, row: PackedRow) -> tuple[Tensor, dict[str, float]]:
+        """[N] log-probs to their share of the mean."""
+        loss = -outputs.sum() / self.weight
+        return loss, {"loss": loss.item()}
+
+
+class SftTask:
+    """Demonstrations."""
+
+    figures = ("loss",)
+
+    def __init__(self, rows: Sequence[SftRow]) -> None:
+        self._rows = rows
+
+    @property
+    def num_rows(self) -> int:
+        """All of them."""
+        return len(self._rows)
+
+    def batch(self, rows: Sequence[int]) -> SftBatch:
+        """These rows."""
+        return SftBatch([self._rows[row] for row in rows])
+
+
 def train_supervised(
     engine: DeepspeedEngine, rows: Sequence[SftRow], sft: SftConfig, *, budget: int, seed: int
 ) -> dict[str, float]:
-    """``sft.epochs`` passes in batches of ``sft.batch_size`` rows, shuffled by (seed, epoch); the
-    optimizer starts and ends at zero. *Collective.*
+    """The rung before RL: ``sft.epochs`` passes in batches of ``sft.batch_size`` rows, shuffled by
+    (seed, epoch); the optimizer starts and ends at zero. *Collective.*
 
     Returns ``loss_first`` and ``loss``, the mean loss per trained token in the first and the last
     pass, and ``updates``, the optimizer updates made.
     Raises ``DivergedError`` if a loss is not finite.
     """
+    plan = RowPlan(len(rows), sft, seed, has_validation=False)
+    trainer = StageTrainer(engine, SftTask(rows), plan, budget)
     engine.reset_optimizer()
-    epoch_losses: list[float] = []
-    updates = 0
-    for epoch in range(sft.epochs):
-        order = list(rows)
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        summed, tokens = 0.0, 0
-        for start in range(0, len(order), sft.batch_size):
-            batch = order[start : start + sft.batch_size]
-            count = sum(row.tokens.size for row in batch)
-            summed += count * _step(engine, batch, count, sft.lr, budget)
-            tokens += count
-            updates += 1
-        epoch_losses.append(summed / tokens)
+    summed, tokens = [0.0] * sft.epochs, [0.0] * sft.epochs
+    for step in range(1, plan.num_steps + 1):
+        figures = trainer.step(step)
+        summed[plan.epoch(step)] += figures["weight"] * figures["loss"]
+        tokens[plan.epoch(step)] += figures["weight"]
     engine.reset_optimizer()
     return {
-        "loss_first": epoch_losses[0],
-        "loss": epoch_losses[-1],
-        "updates": float(updates),
+        "loss_first": summed[0] / tokens[0],
+        "loss": summed[-1] / tokens[-1],
+        "updates": float(plan.num_steps),
     }
-
-
-def _step(
-    engine: DeepspeedEngine, batch: Sequence[SftRow], count: int, lr: float, budget: int
-) -> float:
-    """One update; the mean loss over all trained tokens of the batch, on every rank."""
-    own = 0.0
-    packed = pack(batch, ranks=engine.world_size, budget=budget)[engine.rank]
-    for index, row in enumerate(packed):
-        loss = -engine.logprobs(row).sum() / count * (1.0 if row.pieces else 0.0)
-        own += loss.item()
-        engine.backward(loss, last=index == len(packed) - 1)
-    total = engine.reduce({"loss": own}, "sum")["loss"]
-    if not math.isfinite(total):
-        raise DivergedError(f"the supervised loss is {total}")
-    engine.step(lr)
-    return total

@@ -7,7 +7,7 @@ overrides are merged stands in ``config_loading``; this module imports nothing h
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,14 @@ from safeladder.rollout_config import RolloutConfig as RolloutConfig
 from safeladder.rollout_config import VllmConfig as VllmConfig
 from safeladder.service_config import ServiceConfig as ServiceConfig
 from safeladder.service_config import TlsConfig as TlsConfig
+from safeladder.stage_config import PreferenceConfig as PreferenceConfig
+from safeladder.stage_config import RowsConfig as RowsConfig
+from safeladder.stage_config import SftConfig as SftConfig
+from safeladder.stage_config import Stage as Stage
+from safeladder.stage_config import ValueModelConfig as ValueModelConfig
+from safeladder.surroundings_config import CheckpointConfig as CheckpointConfig
+from safeladder.surroundings_config import MonitorConfig as MonitorConfig
+from safeladder.surroundings_config import PlacementConfig as PlacementConfig
 from safeladder.weights_config import WeightsConfig as WeightsConfig
 
 
@@ -47,8 +55,9 @@ class RunConfig(Section):
     """Folder of the run below ``root``."""
     root: Path = Path("runs")
     """Where runs live."""
-    steps: PositiveInt
-    """Optimizer steps to train."""
+    steps: NonNegativeInt
+    """Optimizer steps to train, at least 1. A ``stage`` other than ``rl`` needs no such key: it
+    ends after its epochs, or after so many steps if that is sooner (0: never)."""
     seed: NonNegativeInt = 0
     """Seeds the order of the data and, in deterministic mode, every sample."""
     deterministic: Flag = False
@@ -183,19 +192,6 @@ class ReferenceConfig(Section):
         return self.kl_coefficient > 0 or self.always
 
 
-class SftConfig(Section):
-    """A short supervised rung: gives plain RL its first gradient."""
-
-    data: tuple[Path, ...]
-    """JSON-lines files with ``prompt`` and ``response``."""
-    epochs: PositiveInt = 2
-    """Passes over the rows."""
-    lr: PositiveFloat = 1e-5
-    """Learning rate of this rung."""
-    batch_size: PositiveInt = 8
-    """Rows of one optimizer step."""
-
-
 class ScheduleConfig(Section):
     """How asynchronous the run is."""
 
@@ -211,28 +207,6 @@ class ScheduleConfig(Section):
         return (served_version + self.max_staleness + 1) * self.groups_per_step
 
 
-class CheckpointConfig(Section):
-    """When state is written."""
-
-    every_steps: PositiveInt = 20
-    """A checkpoint is also written after the last step."""
-    keep: PositiveInt = 2
-    """Newest checkpoints kept."""
-
-
-class MonitorConfig(Section):
-    """Where metrics go."""
-
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """``auto`` is online with a key in the environment, else offline."""
-    project: str = "safeladder"
-    """W&B project."""
-    samples_every: PositiveInt = 5
-    """Steps between two tables of sample completions."""
-    redact_samples: Flag = False
-    """Leave prompt and response text out of tables and reports."""
-
-
 class EvaluationConfig(Section):
     """Greedy evaluation on the held-out prompts."""
 
@@ -246,26 +220,13 @@ class EvaluationConfig(Section):
     """Principle whose verdicts give ``correct_rate``."""
 
 
-class PlacementConfig(Section):
-    """Which machine, cores and memory a role gets."""
-
-    address: str | None = None
-    """Ray address; null starts a local Ray that ends with the run."""
-    rollout_cores: tuple[NonNegativeInt, ...] = ()
-    """CPU cores of rollout, reference and verifier actors; empty leaves it to the system."""
-    learner_cores: tuple[NonNegativeInt, ...] = ()
-    """CPU cores of the learner."""
-    threads_per_actor: PositiveInt = 1
-    """OMP_NUM_THREADS of every actor."""
-    object_store_gib: Annotated[float, Field(ge=0.08, allow_inf_nan=False, strict=True)] = 2.0
-    """Size of a local Ray's object store; Ray starts none below 0.08."""
-    start_deadline_s: PositiveFloat = 600.0
-    """Longest wait for an actor to come up."""
-
-
 class Config(Section):
     """The whole run."""
 
+    stage: Stage = "rl"
+    """What the run trains: a policy by RL, one on demonstrations (``sft``), one on pairs of answers
+    (``preference``), or a value model. All but ``rl`` need neither ``run.steps`` nor ``data``,
+    ``principles`` and ``routes``; held-out prompts are answered before and after if given."""
     run: RunConfig
     model: ModelConfig
     data: DataConfig
@@ -282,7 +243,11 @@ class Config(Section):
     reference: ReferenceConfig = ReferenceConfig()
     learner: LearnerConfig = LearnerConfig()
     sft: SftConfig | None = None
-    """An optional supervised rung before RL."""
+    """What ``stage: sft`` trains; with ``stage: rl`` an optional supervised rung before RL."""
+    preference: PreferenceConfig | None = None
+    """What ``stage: preference`` trains."""
+    value_model: ValueModelConfig | None = None
+    """What ``stage: value_model`` trains."""
     schedule: ScheduleConfig = ScheduleConfig()
     weights: WeightsConfig = WeightsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -294,6 +259,27 @@ class Config(Section):
     @classmethod
     def _profile_prices_the_reference(cls, tree: Any) -> Any:
         return with_reference_of_profile(tree)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows_need_no_prompts(cls, tree: Any) -> Any:
+        """A stage over rows of a file goes without what only RL and evaluation need."""
+        if not isinstance(tree, dict) or tree.get("stage", "rl") == "rl":
+            return tree
+        filled = {"principles": {}, "routes": {}, "data": {}, **tree}
+        if isinstance(filled["data"], dict):
+            filled["data"] = {"train": (), **filled["data"]}
+        if isinstance(filled.get("run"), dict):
+            filled["run"] = {"steps": 0, **filled["run"]}
+        return filled
+
+    @model_validator(mode="after")
+    def _stage_is_described(self) -> Self:
+        if self.stage == "rl" and self.run.steps < 1:
+            raise ValueError("run.steps must be at least 1 with stage: rl")
+        if self.stage != "rl" and self.rows is None:
+            raise ValueError(f"stage: {self.stage} needs the section `{self.stage}`; see its keys")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -350,6 +336,26 @@ class Config(Section):
                     "or set it to object_store"
                 )
         return self
+
+    @property
+    def rows(self) -> RowsConfig | None:
+        """The section of a ``stage`` that passes over rows; None with ``rl``."""
+        sections: dict[str, RowsConfig | None] = {
+            "sft": self.sft,
+            "preference": self.preference,
+            "value_model": self.value_model,
+        }
+        return sections.get(self.stage)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether held-out prompts are answered: a value model answers nothing."""
+        return bool(self.data.held_out) and self.stage != "value_model"
+
+    @property
+    def generates(self) -> bool:
+        """Whether rollout engines and verifiers are started."""
+        return self.stage == "rl" or self.evaluates
 
     @property
     def engine_fleets(self) -> dict[str, EngineFleet]:

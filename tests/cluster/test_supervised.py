@@ -4,13 +4,13 @@ from pathlib import Path
 from actors.rendering import PromptRenderer
 from cluster.supervised import supervised_rows
 from safeladder.records import Message
-from tests.tiny_model import tiny_tokenizer
+from tests.tiny_model import save_tiny_model
 
 from .checked_setup import build
 
 
 def test_rows_are_rendered_as_the_checks_read_them(tmp_path: Path) -> None:
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    save_tiny_model(tmp_path / "model")
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "q"}]
     path = tmp_path / "sft.jsonl"
     rows = [{"prompt": turns, "response": "a"}, {"prompt": "q", "response": "b"}]

@@ -1,0 +1,137 @@
+"""``stage``, and what a stage that passes over rows of a file is told: ``sft``, ``preference`` and
+``value_model``. Which of them a run is stands in ``Config.stage``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from safeladder.config_section import (
+    Flag,
+    Name,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
+
+Stage = Literal["rl", "sft", "preference", "value_model"]
+BelowOne = Annotated[float, Field(ge=0, lt=1, strict=True)]
+
+
+class SftFilters(Section):
+    """Which demonstrations are taken: a row is refused by the first of these that it fails. All are
+    off unless they are set; what was refused, and why, stands in ``acceptance.json``."""
+
+    format: Flag = False
+    """Exactly one think block, with reasoning in it and an answer behind it."""
+    language: Flag = False
+    """Chain and answer keep the language of the question, Chinese or not."""
+    max_repetition: Share | None = None
+    """Largest share of word triples of the response that occurred before in it, such as 0.3."""
+    verify: Flag = False
+    """Every principle of the row's ``route`` gives the response ``min_score`` or more. Rows without
+    a route pass; a verdict that is INVALID refuses the row and is counted by its cause."""
+    min_score: Share = 0.5
+    """Lowest score under ``verify``."""
+
+
+class RowsConfig(Section):
+    """What all stages have in common that pass over rows of a file."""
+
+    data: tuple[Path, ...]
+    """JSON-lines files of rows."""
+    epochs: PositiveInt
+    """Passes over the rows."""
+    lr: PositiveFloat
+    """Peak learning rate; ``learner.lr`` is that of RL."""
+    batch_size: PositiveInt
+    """Rows of one optimizer step."""
+    schedule: Literal["constant", "cosine"]
+    """Of the learning rate after the warm-up; ``cosine`` falls to 0 at the last step."""
+    warmup_ratio: BelowOne
+    """Share of all steps in which the learning rate rises linearly."""
+    validation_share: BelowOne
+    """Share of the rows that is not trained but measured, before and after."""
+
+
+class SftConfig(RowsConfig):
+    """Supervised training on demonstrations: the whole run with ``stage: sft``, else a short rung
+    before RL that gives it its first gradient."""
+
+    data: tuple[Path, ...]
+    """JSON-lines files with ``prompt`` and ``response``; TRL's and LLaMA-Factory's columns are
+    taken too (``docs/stages.md``)."""
+    epochs: PositiveInt = 2
+    """Passes over the rows."""
+    lr: PositiveFloat = 1e-5
+    """Peak learning rate of this stage."""
+    batch_size: PositiveInt = 8
+    """Rows of one optimizer step."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate after the warm-up; ``cosine`` falls to 0 at the last step."""
+    warmup_ratio: BelowOne = 0.0
+    """Share of all steps in which the learning rate rises linearly."""
+    validation_share: BelowOne = 0.0
+    """Share of the rows that is not trained but measured, before and after; ``stage: sft`` only."""
+    max_tokens: PositiveInt | None = None
+    """Rows with more tokens, prompt and response together, are left out and counted; null is
+    ``learner.micro_batch_tokens``."""
+    filters: SftFilters = SftFilters()
+
+
+class PreferenceConfig(RowsConfig):
+    """DPO + gamma * SFT. Defaults are the published ones of FollowSoftConstraints, arXiv
+    2501.04945: log-probs are summed in DPO and averaged over tokens in SFT."""
+
+    data: tuple[Path, ...]
+    """JSON-lines files with ``prompt``, ``chosen`` and ``rejected``; TRL's and LLaMA-Factory's
+    columns are taken too (``docs/stages.md``)."""
+    beta: PositiveFloat = 0.1
+    """Scale of the log-ratios to the reference policy, which is the one that the stage starts
+    from."""
+    gamma: NonNegativeFloat = 1.0
+    """Weight of the SFT term on the chosen answer; 0 is plain DPO."""
+    epochs: PositiveInt = 3
+    """Passes over the pairs."""
+    lr: PositiveFloat = 5e-6
+    """Peak learning rate of this stage."""
+    batch_size: PositiveInt = 8
+    """Pairs of one optimizer step."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate after the warm-up; ``cosine`` falls to 0 at the last step."""
+    warmup_ratio: BelowOne = 0.1
+    """Share of all steps in which the learning rate rises linearly."""
+    validation_share: BelowOne = 0.1
+    """Share of the pairs that is not trained but measured, before and after."""
+    cutoff: PositiveInt = 4096
+    """Most tokens of a prompt with one of its answers. A longer answer is cut; a prompt that leaves
+    no room for one is refused."""
+
+
+class ValueModelConfig(RowsConfig):
+    """A value model: the policy's layers with one head for each principle on the last token of a
+    chain's prefix, trained on Monte-Carlo returns by squared error between logits."""
+
+    data: tuple[Path, ...]
+    """JSON-lines files with ``prompt``, ``prefix`` and ``returns`` (principle → mean score of the
+    continuations, 0 to 1)."""
+    principles: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Heads, in order. A row need not have a return for each."""
+    clip: Annotated[float, Field(gt=0, lt=0.5, strict=True)] = 0.05
+    """Returns are brought into [clip, 1 - clip], since the logit of 0 and 1 is not finite."""
+    epochs: PositiveInt = 3
+    """Passes over the rows."""
+    lr: PositiveFloat = 1e-5
+    """Peak learning rate of this stage."""
+    batch_size: PositiveInt = 16
+    """Rows of one optimizer step."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate after the warm-up; ``cosine`` falls to 0 at the last step."""
+    warmup_ratio: BelowOne = 0.1
+    """Share of all steps in which the learning rate rises linearly."""
+    validation_share: BelowOne = 0.1
+    """Share of the rows that is not trained but measured, before and after."""

@@ -1,0 +1,81 @@
+"""Runs whose stage passes over rows, through the command line: a run directory like any other, and
+a run that is killed and resumed is the run that nobody killed, bit for bit on one rank."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safeladder.commit_points import VARIABLE
+
+from .conftest import Tree, cluster, finished, train
+from .readings import metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(900)]
+
+STEPS = 12
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "sft": [{"prompt": f"Say {i}", "response": f"{i} it is"} for i in range(20)],
+}
+SECTIONS: dict[str, Tree] = {"sft": {"schedule": "cosine", "warmup_ratio": 0.1}}
+
+
+def write_stage(folder: Path, model: Path, stage: str, name: str, **sections: Any) -> Path:
+    """The config of a stage of 12 steps over 16 rows, 4 more being for validation."""
+    rows = folder / f"{stage}.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[stage]))
+    shared = {"data": [str(rows)], "epochs": 3, "lr": 1e-2, "batch_size": 4}
+    tree: Tree = {
+        "stage": stage,
+        "run": {"name": name, "root": str(folder / "runs"), "deterministic": True},
+        "model": {"path": str(model), "dtype": "float32"},
+        "rollout": {"engine": "transformers"},
+        "schedule": {"max_staleness": 0},
+        stage: {**shared, "validation_share": 0.2, **SECTIONS[stage]},
+        "learner": {"micro_batch_tokens": 256},
+        "checkpoint": {"every_steps": 3, "keep": 3},
+        "monitor": {"wandb": "off"},
+        **sections,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def files(run: Path) -> dict[str, str]:
+    """File → SHA-256 of the last checkpoint."""
+    manifest = json.loads((run / f"checkpoints/step-{STEPS}/manifest.json").read_text())
+    found: dict[str, str] = manifest["files"]
+    return found
+
+
+@pytest.mark.parametrize("stage", ROWS)
+def test_a_stage_killed_and_resumed_is_the_stage_that_nobody_killed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    whole = finished(write_stage(tmp_path, tiny_model, stage, "whole"))
+    config = write_stage(tmp_path, tiny_model, stage, "killed")
+    with monkeypatch.context() as patch:
+        patch.setenv(VARIABLE, "step.told:5")
+        assert train(config).returncode != 0
+    run = tmp_path / "runs" / "killed"
+    assert not (run / "summary.json").exists()
+
+    done = cluster("resume", str(run))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on from" in done.stdout
+    assert metrics(run) == metrics(whole)
+    assert sorted(metrics(run)) == list(range(1, STEPS + 1))
+    assert files(run) == files(whole)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["stage"], summary["steps"], summary["rows"]) == (stage, STEPS, 20)
+    loss = summary["validation"]["loss"]
+    assert loss["after"] < loss["before"], "before was measured by the driver that was killed"
+    assert cluster("ledger", str(run)).returncode == 0
+    assert (run / "report.html").is_file()
+    again = cluster("resume", str(run))
+    assert (again.returncode, "finished all of its 12 steps" in again.stderr) == (6, True)
