@@ -21,6 +21,7 @@ from cluster.step_gap import step_gap
 from cluster.telemetry import Telemetry
 from evals.detector import ResponseDetector
 from evals.held_out import KINDS, Change, JudgedAnswer, Outcomes, compare, judge
+from evals.ifeval import item_of, outcomes_by_prompt
 from safeladder.config import Config
 from safeladder.records import InvalidCause, Prompt, Verdict, VerdictStatus
 
@@ -123,6 +124,8 @@ class Results:
             for principle, verdict in answer.verdicts.items():
                 if verdict.score is not None:
                     scores.setdefault(f"score/{principle}", {})[answer.prompt.id] = verdict.score
+        asked = [(item, a.response) for a in answers if (item := item_of(a.prompt)) is not None]
+        scores |= outcomes_by_prompt(asked)
         if any(answer.prompt.meta.get("kind") not in KINDS for answer in answers):
             return scores
         self._detector = self._detector or ResponseDetector.fit()
