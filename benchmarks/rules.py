@@ -2,9 +2,9 @@
 
 Answers are put together from the repository's own labelled responses, 50 to 2,400 characters long.
 Each is judged by the whole verifier (parsing of the row, seven constraints without a language type,
-evidence), as a verifier actor does it: that is the throughput. The time of a single check, every type
-without language detection on every answer, gives the 99th percentile. Types that detect a language
-are measured apart.
+evidence), as a verifier actor does it: that is the throughput. The time of a single check, every
+type without language detection on every answer, gives the 99th percentile. Types that detect a
+language are measured apart.
 
 The last line is one JSON object; the exit code is 0 only if the bars hold.
 """

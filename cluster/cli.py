@@ -12,6 +12,7 @@ from cluster import live_verbs as live_verbs
 from cluster import audit_verbs as audit_verbs
 from cluster import verifier_verbs as verifier_verbs
 from cluster import compose_verbs as compose_verbs
+from cluster import evaluation_verbs as evaluation_verbs
 from cluster import probe_verbs as probe_verbs
 
 # isort: on
