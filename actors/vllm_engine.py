@@ -221,7 +221,6 @@ class VllmEngine:
             cpu_cache["block_size"] = CPU_BLOCK_TOKENS
         return AsyncEngineArgs(
             model=str(self._model.path),
-            skip_tokenizer_init=True,
             dtype=self._model.dtype,
             seed=self._seed,
             max_model_len=self._rollout.max_model_tokens,
@@ -236,14 +235,16 @@ class VllmEngine:
             weight_transfer_config=WeightTransferConfig(backend=backend),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
             disable_log_stats=True,
-            **(self._vision_args() if self._rendering.family else {}),
+            **(self._vision_args() if self._rendering.family else {"skip_tokenizer_init": True}),
             **cpu_cache,
         )
 
     def _vision_args(self) -> dict[str, Any]:
         """No video is ever shown, and no dummy images are run at the start: what an encoder needs
-        is small beside the cache. Finished pixels pass by vLLM's own processor and its cache."""
+        is small beside the cache. Finished pixels pass by vLLM's own processor and its cache; the
+        processor, which then only tells sizes, wants a tokenizer all the same."""
         return {
+            "skip_tokenizer_init": False,
             "limit_mm_per_prompt": {"video": 0},
             "mm_processor_cache_gb": 0,
             "skip_mm_profiling": True,

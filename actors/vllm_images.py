@@ -38,7 +38,7 @@ def engine_input(
     prompt = np.asarray(tokens[:num_prompt_tokens])
     for image in images:
         start += int(np.argmax(prompt[start:] == family.image_token_id))
-        ranges.append(PlaceholderRange(offset=start, length=family.num_tokens(image.pixels)))
+        ranges.append(PlaceholderRange(offset=start, length=image.num_tokens))
         start += ranges[-1].length
     inputs = family.tensors(images)
     items = MultiModalKwargsItems.from_hf_inputs(inputs, _fields(inputs))

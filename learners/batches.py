@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from learners.batch_images import image_arrays, read_images
 from learners.disk import naming_the_disk
 from learners.safetensors_stream import SafetensorsStream, Slot
 from safeladder.commit_points import reached
@@ -51,6 +53,7 @@ def build_samples(
                 f"the order names group {group.key} attempt {group.attempt}, its payload is "
                 f"{payload.key} attempt {payload.attempt}"
             )
+        images = tuple(replace(image, file=b"") for image in payload.images)
         priced = reference if reference is not None else [None] * len(payload.completions)
         for completion, reward, logprobs in zip(
             payload.completions, group.rewards, priced, strict=True
@@ -69,6 +72,7 @@ def build_samples(
                     reference_logprobs=logprobs,
                     reward=reward,
                     finish_reason=completion.finish_reason,
+                    images=images,
                 )
             )
     return samples
@@ -107,6 +111,9 @@ def write_batch(folder: Path, order: TrainOrder, samples: Sequence[TrainingSampl
         "finish_reasons": json.dumps([s.finish_reason for s in samples]),
         "audit": json.dumps([group.audit for group in order.groups]),
     }
+    pixels, facts = image_arrays(samples)
+    arrays |= pixels
+    metadata |= facts
     path = batch_path(folder, order.step)
     partial = path.with_suffix(f".{order.fence}.partial")  # of its own for every driver
     with naming_the_disk(folder):
@@ -137,7 +144,9 @@ def read_batch(path: Path) -> tuple[list[TrainingSample], dict[str, str]]:
     finish_reasons = json.loads(metadata["finish_reasons"])
     reference = arrays.get("reference_logprobs")
     samples = []
-    for i, sample_id in enumerate(json.loads(metadata["sample_ids"])):
+    sample_ids = json.loads(metadata["sample_ids"])
+    images = read_images(arrays, metadata, len(sample_ids))
+    for i, sample_id in enumerate(sample_ids):
         span = slice(*arrays["offsets"][i : i + 2])
         samples.append(
             TrainingSample(
@@ -147,6 +156,7 @@ def read_batch(path: Path) -> tuple[list[TrainingSample], dict[str, str]]:
                 reference_logprobs=None if reference is None else reference[span],
                 reward=float(arrays["rewards"][i]),
                 finish_reason=finish_reasons[i],
+                images=images[i],
                 **{name: arrays[name][span] for name in TOKEN_ARRAYS},
             )
         )

@@ -18,7 +18,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,9 +127,13 @@ class DeepspeedEngine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=policy, optimizer=self._adam, config=self._deepspeed_config()
-        )
+        self._policy = policy
+        with contextlib.nullcontext() if policy.vision is None else policy.vision.apart():
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=policy, optimizer=self._adam, config=self._deepspeed_config()
+            )
+        if policy.vision is not None:
+            policy.vision.to(self.device)
         self._is_plain = self._optimizer is self._adam
         if self._is_plain and world_size == 1:
             # It would copy all gradients into one buffer, reduce that over one rank and copy back.
@@ -172,15 +175,8 @@ class DeepspeedEngine:
         return logprobs, values
 
     def _forward(self, row: PackedRow) -> Tensor:
-        to = self._to_device
-        result: Tensor = self._engine(
-            to(row.tokens), to(row.positions), row.spans, to(row.logit_index), to(row.targets)
-        )
+        result: Tensor = self._engine(**self._policy.inputs(row, self.device))
         return result
-
-    def _to_device(self, array: np.ndarray[Any, Any]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-        return tensor.long() if tensor.dtype == torch.int32 else tensor
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of this micro-batch; ``last`` closes the step's sum. *Collective.*"""

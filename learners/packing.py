@@ -8,13 +8,14 @@ Pure numpy: ``packed_attention`` reads from ``spans`` who may attend to whom.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from safeladder.images import PromptImage
 from safeladder.records import Floats, Tokens
 
 
@@ -62,7 +63,7 @@ class PackedRow:
     tokens: Tokens
     """[L]"""
     positions: Tokens
-    """[L] position ids within the own sequence."""
+    """[L] positions within the own sequence; with images, ids are made of them elsewhere."""
     spans: tuple[Span, ...]
     """What the L tokens are, in order: prompts, each followed by its completions."""
     logit_index: Tokens
@@ -71,6 +72,8 @@ class PackedRow:
     """[N]"""
     pieces: tuple[Piece, ...]
     """Sequences in the order of the N targets; empty marks padding, whose loss counts nothing."""
+    images: Mapping[int, tuple[PromptImage, ...]] = field(default_factory=dict)
+    """Span (a prompt) → its images."""
 
     def gather(self, arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Per-sequence [T] arrays (of all sequences that were packed) to one [N] stream."""
@@ -115,7 +118,7 @@ def pack(
 
 def _bundles(sequences: Sequence[Packable], budget: int) -> list[list[int]]:
     """Trained sequences by equal prompt, in order, cut where a bundle would exceed the budget."""
-    by_prompt: dict[bytes, list[list[int]]] = {}
+    by_prompt: dict[tuple[bytes, ...], list[list[int]]] = {}
     for index, sequence in enumerate(sequences):
         if not np.any(sequence.loss_mask):
             continue
@@ -125,7 +128,7 @@ def _bundles(sequences: Sequence[Packable], budget: int) -> list[list[int]]:
                 f"sequence {index} has {sequence.prompt_tokens.size} prompt tokens and {own} input "
                 f"tokens; it needs a prompt, and at most learner.micro_batch_tokens = {budget}"
             )
-        family = by_prompt.setdefault(sequence.prompt_tokens.tobytes(), [[]])
+        family = by_prompt.setdefault(_prompt_of(sequence), [[]])
         if _bundle_tokens(sequences, [*family[-1], index]) > budget:
             family.append([])
         family[-1].append(index)
@@ -133,6 +136,18 @@ def _bundles(sequences: Sequence[Packable], budget: int) -> list[list[int]]:
     if not bundles:
         raise ValueError("the batch has no trained token")
     return bundles
+
+
+def _images(sequence: Packable) -> tuple[PromptImage, ...]:
+    """Sequences of text need not say that they have none."""
+    found: tuple[PromptImage, ...] = getattr(sequence, "images", ())
+    return found
+
+
+def _prompt_of(sequence: Packable) -> tuple[bytes, ...]:
+    """Equal for equal prompts: images of one size have the same tokens."""
+    images = (image.identity.encode() for image in _images(sequence))
+    return (sequence.prompt_tokens.tobytes(), *images)
 
 
 def _bundle_tokens(sequences: Sequence[Packable], bundle: Sequence[int]) -> int:
@@ -164,10 +179,13 @@ def _row(sequences: Sequence[Packable], bundles: Sequence[Sequence[int]]) -> Pac
     logit_index: list[npt.NDArray[np.int64]] = []
     targets: list[Tokens] = []
     pieces: list[Piece] = []
+    images: dict[int, tuple[PromptImage, ...]] = {}
     filled = 0
     for bundle in bundles:
         prompt = sequences[bundle[0]].prompt_tokens
         parent, prompt_end = len(spans), filled + prompt.size
+        if shown := _images(sequences[bundle[0]]):
+            images[parent] = shown
         tokens.append(prompt)
         positions.append(np.arange(prompt.size, dtype=np.int32))
         spans.append(Span(prompt.size, parent))
@@ -191,6 +209,7 @@ def _row(sequences: Sequence[Packable], bundles: Sequence[Sequence[int]]) -> Pac
         logit_index=np.concatenate(logit_index).astype(np.int32),
         targets=np.concatenate(targets),
         pieces=tuple(pieces),
+        images=images,
     )
 
 

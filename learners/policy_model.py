@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from learners import packed_attention
-from learners.packing import Span
+from learners.packing import PackedRow, Span
 from learners.target_logprobs import target_logprobs
+from learners.vision_tower import FrozenVision
 from safeladder.errors import ConfigError, EnvironmentUnfitError
+from vision.family import family_of
+from vision.sequences import model_class
 
 VALUE_HEAD = "value_head.safetensors"
 HEAD_CHUNK_TOKENS = 1024
@@ -31,12 +36,36 @@ class PackedPolicy(nn.Module):
     the return that the policy expects before it samples the token."""
 
     def __init__(
-        self, model: PreTrainedModel, temperature: float, value_head: nn.Linear | None = None
+        self,
+        model: PreTrainedModel,
+        temperature: float,
+        value_head: nn.Linear | None = None,
+        vision: FrozenVision | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
         self.value_head = value_head
+        self.vision = vision
+
+    def inputs(self, row: PackedRow, device: torch.device | str) -> dict[str, Any]:
+        """The arguments of ``forward`` for a row, on the device."""
+
+        def to(array: np.ndarray[Any, Any]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device).long()
+
+        found = {
+            "tokens": to(row.tokens),
+            "positions": to(row.positions if self.vision is None else self.vision.positions(row)),
+            "spans": row.spans,
+            "logit_index": to(row.logit_index),
+            "targets": to(row.targets),
+        }
+        if self.vision is not None and row.images:
+            found |= {
+                "places": to(self.vision.places(row)), "features": self.vision.features(row),
+            }  # fmt: skip
+        return found
 
     def forward(
         self,
@@ -45,13 +74,21 @@ class PackedPolicy(nn.Module):
         spans: Sequence[Span],
         logit_index: Tensor,
         targets: Tensor,
+        places: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
-        """[L] tokens, [L] positions, the spans that they form, [N] input index and [N] target ids
-        to [N] float32 log-probs of logits / temperature; with a value head [2, N], log-probs and
-        values (one tensor, since ZeRO's hooks look at tensors)."""
+        """[L] tokens, [L] or [axes, L] positions, the spans that they form, [N] input index and
+        [N] target ids to [N] float32 log-probs of logits / temperature; with a value head [2, N],
+        log-probs and values (one tensor, since ZeRO's hooks look at tensors). The embeddings of
+        the tokens at ``places`` [K] are ``features`` [K, H]."""
+        shown = {"input_ids": tokens[None]}
+        if places is not None and features is not None:
+            embeds = self.model.get_input_embeddings()(tokens[None])
+            where = (torch.zeros_like(places), places)
+            shown = {"inputs_embeds": embeds.index_put(where, features.to(embeds.dtype))}
         hidden = self.model.get_decoder()(
-            input_ids=tokens[None],
-            position_ids=positions[None],
+            **shown,
+            position_ids=positions[None] if positions.ndim == 1 else positions[:, None],
             spans=spans,
             use_cache=False,
         ).last_hidden_state[0]
@@ -97,12 +134,12 @@ def load_policy(
         if key.endswith(("dropout", "pdrop")):
             setattr(config, key, 0.0)
     packed_attention.register()
-    model = AutoModelForCausalLM.from_pretrained(
-        path,
-        config=config,
-        dtype=dtype,
-        attn_implementation=packed_attention.NAME,
-        use_safetensors=True,
+    family = family_of(path)
+    packed: str | dict[str, str] = packed_attention.NAME
+    if family is not None:  # the tower sees images one by one, with attention of its own
+        packed = {"text_config": packed_attention.NAME, "vision_config": "sdpa"}
+    model = model_class(path).from_pretrained(
+        path, config=config, dtype=dtype, attn_implementation=packed, use_safetensors=True
     )
     if not model.is_backend_compatible():
         raise EnvironmentUnfitError(
@@ -111,10 +148,12 @@ def load_policy(
             "of attention functions, such as Llama or Qwen"
         )
     _freeze(model, train_last_layers)
+    vision = None if family is None else FrozenVision(family, model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    return PackedPolicy(model, temperature, load_value_head(path, model) if value_head else None)
+    head = load_value_head(path, model) if value_head else None
+    return PackedPolicy(model, temperature, head, vision)
 
 
 def load_value_head(path: Path, model: PreTrainedModel) -> nn.Linear:

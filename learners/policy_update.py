@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from learners.aggregation import token_weights
+from learners.batch_images import image_metrics
 from learners.composed_loss import (
     TokenStreams,
     anchor_of,
@@ -77,6 +78,7 @@ def update_policy(
     return {
         **pass_metrics(epochs),
         **batch_metrics(samples, penalties, staleness),
+        **image_metrics(samples),
         **staleness_shares(samples, version, config.schedule.max_staleness),
         **maxima,
         "grad_norm": max(norms),

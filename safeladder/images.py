@@ -23,6 +23,8 @@ class PromptImage:
     digest: str
     """Hex SHA-256 of the file."""
     pixels: Pixels
+    num_tokens: int
+    """Tokens that stand for it in the prompt and become its features."""
     file: bytes = b""
     """As it was read; empty where nobody is shown it any more."""
 

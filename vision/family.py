@@ -73,13 +73,15 @@ class VisionFamily(Protocol):
 
 def look(family: VisionFamily, files: Sequence[bytes]) -> tuple[PromptImage, ...]:
     """Decode and fit. Raises ``BadImageError``."""
+    fitted = [(file, family.fit(decode_image(file))) for file in files]
     return tuple(
         PromptImage(
             digest=hashlib.sha256(file).hexdigest(),
-            pixels=family.fit(decode_image(file)),
+            pixels=pixels,
+            num_tokens=family.num_tokens(pixels),
             file=file,
         )
-        for file in files
+        for file, pixels in fitted
     )
 
 
