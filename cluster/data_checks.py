@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
+from cluster.image_checks import check_images
 from curricula.demonstrations import load_demonstrations
 from curricula.prompts import load_prompts, placed_prompts
 from safeladder.config import Config, SourceConfig
-from safeladder.errors import ConfigError, DataError
+from safeladder.errors import ConfigError
 from safeladder.records import Prompt
 from safeladder.stage_config import SftFilters
 
@@ -23,11 +25,11 @@ def check_data(config: Config) -> list[Prompt]:
         from cluster.stage_rows import load_stage_rows  # it loads the tokenizer: seconds
 
         load_stage_rows(config, ask=False)
-        return _text_prompts(config, config.data.held_out)
+        return _prompts(config, config.data.held_out)
     if not config.data.train:
         raise ConfigError("data.train names no file; list the prompt files to train on")
-    prompts = _text_prompts(config, config.data.train)
-    _text_prompts(config, config.data.held_out)
+    prompts = _prompts(config, config.data.train)
+    _prompts(config, config.data.held_out)
     if config.sft is not None:
         if not config.sft.data:
             raise ConfigError("sft.data names no file; list some, or set `sft: null`")
@@ -53,15 +55,10 @@ def stage_lines(config: Config) -> Iterator[str]:
         yield from acceptance.lines() if acceptance else ()
 
 
-def _text_prompts(config: Config, sources: Sequence[Path | SourceConfig]) -> list[Prompt]:
-    """All prompts, none with images: no engine renders them yet, so each would fail later."""
+def _prompts(config: Config, sources: Sequence[Path | SourceConfig]) -> list[Prompt]:
+    """All prompts, with every image looked at."""
     how = config.routes, config.model.system_prompt
     prompts = load_prompts(sources, *how)
     if any(prompt.images for prompt in prompts):
-        rows = (row for source in sources for row in placed_prompts(source, *how))
-        place = next(place for place, prompt in rows if prompt.images)
-        raise DataError(
-            f"{place}: column images: no rollout engine renders images yet; remove the row, or its "
-            "images if the question stands without them"
-        )
+        check_images(config, chain.from_iterable(placed_prompts(s, *how) for s in sources))
     return prompts

@@ -15,6 +15,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from curricula.rows import Row
 from curricula.rows import read_rows as read_rows
 from safeladder.data_config import SourceConfig
 from safeladder.errors import DataError
+from safeladder.images import IMAGE_MARK
 from safeladder.records import GroupKey, Message, Prompt
 
 REFERENCE_COLUMNS = ("reference", "ground_truth", "answer", "chosen")
@@ -129,10 +131,19 @@ def placed_prompts(
         if labels and _named_route(row, routes, labels) not in labels:
             continue
         is_empty = False
-        yield place, _prompt(place, row, routes, column.is_route(place, row), system_prompt)
+        prompt = _prompt(place, row, routes, column.is_route(place, row), system_prompt)
+        yield place, _anchored(prompt, source) if prompt.images else prompt
     if is_empty:
         name = source.place if isinstance(source, SourceConfig) else source
         raise DataError(f"{name}: no row has one of the labels {_names(labels)}; check `labels`")
+
+
+def _anchored(prompt: Prompt, source: Path | SourceConfig) -> Prompt:
+    """Relative paths of images begin at the folder of the file that names them."""
+    file = source.path if isinstance(source, SourceConfig) else source
+    if file is None:
+        return prompt
+    return replace(prompt, images=tuple(str(file.parent / image) for image in prompt.images))
 
 
 def _named_route(row: Row, routes: Collection[str], labels: Collection[str]) -> str | None:
@@ -233,10 +244,14 @@ def _message(place: str, turn: Any) -> Message:
     if isinstance(turn, dict):
         role, content = turn.get("role"), turn.get("content")
         if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-            content = "".join(str(part.get("text", "")) for part in content)
+            content = "".join(_text_of(part) for part in content)
         if isinstance(role, str) and isinstance(content, str):
             return Message(role, content)
     raise DataError(f'{place}: a message is {{"role": "user", "content": "…"}}')
+
+
+def _text_of(part: Row) -> str:
+    return IMAGE_MARK if part.get("type") == "image" else str(part.get("text", ""))
 
 
 def _take_reference(place: str, rest: Row, label_is_route: bool) -> str | None:

@@ -191,12 +191,12 @@ def test_every_data_file_is_read_before_the_start(tmp_path: Path, model: Path) -
 
 
 @pytest.mark.parametrize("key", ["data__train", "data__held_out"])
-def test_rows_with_images_are_refused_while_no_engine_reads_them(tmp_path: Path, key: str) -> None:
+def test_rows_with_images_are_refused_by_a_text_model(tmp_path: Path, key: str) -> None:
     path = tmp_path / "seen.jsonl"
     row = {"prompt": "a", "route": "task"}
     rows = [row, {**row, "prompt": "b", "images": ["cat.png"]}]
     path.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(DataError, match=r"seen\.jsonl:2: column images: no rollout engine"):
+    with pytest.raises(DataError, match=r"seen\.jsonl:2: column images: the model .* reads text"):
         check_data(build(tmp_path, **{key: [str(path)]}))
 
 

@@ -51,7 +51,7 @@ def test_a_full_row_becomes_a_prompt_and_unused_columns_become_meta(tmp_path: Pa
         messages=(Message("user", "How?"),),
         route="safety",
         reference="42",
-        images=("a.png", "b.png"),
+        images=(str(tmp_path / "a.png"), str(tmp_path / "b.png")),
         lang="zh",
         meta={"kind": "harmful", "answer": "x", "extra": 1},
     )
