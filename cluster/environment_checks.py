@@ -21,7 +21,7 @@ def check_environment(config: Config) -> None:
             f"{KEY}.max_turn_tokens is {cap}, but all turns of a conversation together have "
             f"rollout.max_new_tokens: {config.rollout.max_new_tokens}; lower it, or leave it out"
         )
-    environment = build_environment(settings)
+    environment = build_environment(config)
     environment.start()
     try:
         if (fault_of := getattr(environment, "fault", None)) is not None:

@@ -61,10 +61,9 @@ def _dialogues(engine: RolloutEngine, config: Config, rollout: RolloutConfig) ->
     from actors.deliberation.dialogues import EnvironmentDialogues
     from actors.rendering import PromptRenderer
 
-    environment = build_environment(rollout.environment)
     return EnvironmentDialogues(
         engine,
-        environment,
+        build_environment(config),
         rollout.environment,
         lambda: PromptRenderer.from_config(config.model),
     )

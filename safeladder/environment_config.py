@@ -17,10 +17,12 @@ from safeladder.config_section import (
 class EnvironmentConfig(Section):
     """Conversations of several turns instead of single answers."""
 
-    kind: Literal["scripted"] | None = None
-    """``scripted``: further user turns from a column of the data."""
+    kind: Literal["search", "scripted"] | None = None
+    """``search``: think, search, read and answer over a local corpus; ``scripted``: further user
+    turns from a column of the data."""
     path: str | None = None
-    """``module:Class`` of an environment of your own, instead of ``kind``."""
+    """``module:Class`` of an environment of your own, or of an agent written for OpenRLHF, instead
+    of ``kind``."""
     options: dict[str, Any] = Field(default={})
     """Keyword arguments of the environment."""
     max_turns: PositiveInt = 8

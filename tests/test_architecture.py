@@ -28,6 +28,7 @@ ROLES = {
     "cluster/role_host.py": "StoreOwner",
 }
 DOORS = {
+    "bm25s": r"actors/deliberation/corpus\.py",
     "vllm": r"actors/vllm_\w+\.py",
     "deepspeed": r"learners/deepspeed_engine\.py",
     "openrlhf": r"learners/packing\.py",

@@ -5,27 +5,53 @@ from __future__ import annotations
 import inspect
 from typing import cast
 
+from actors.deliberation.openrlhf_agents import OpenRlhfAgents, is_agent
 from rewards.building import check_options, load_object
+from safeladder.config import Config
 from safeladder.conversation import Environment
-from safeladder.environment_config import EnvironmentConfig
 from safeladder.errors import ConfigError
 
 KEY = "rollout.environment"
 KINDS = {
     "scripted": "actors.deliberation.scripted:ScriptedTurns",
+    "search": "actors.deliberation.search:SearchEnvironment",
 }
 _METHODS = ("start", "begin", "reply", "close")
 
 
-def build_environment(config: EnvironmentConfig) -> Environment:
-    """Construct the environment: ``Class(**options)``. Nothing is read yet.
+def build_environment(config: Config) -> Environment:
+    """Construct the environment of ``rollout``: ``Class(**options)``, and an agent written for
+    OpenRLHF as it is. A constructor that asks for ``model_path`` or ``max_turns`` gets those of the
+    run. Nothing is read yet.
 
     Raises ``ConfigError`` naming the dotted key, the fault and the nearest valid choice.
     """
-    path = config.path or KINDS[cast(str, config.kind)]
+    settings, rollout = config.rollout.environment, config.rollout
+    assert settings is not None, "a run without an environment builds none"
+    path = settings.path or KINDS[cast(str, settings.kind)]
     cls = load_object(path, f"{KEY}.path")
     if not inspect.isclass(cls):
         raise ConfigError(f"{KEY}.path: {path!r} is not a class")
+    if is_agent(cls):
+        if settings.options:
+            raise ConfigError(f"{KEY}.options: agents of OpenRLHF take none; remove them")
+        sampling = {"temperature": rollout.temperature, "top_p": rollout.top_p}
+        return OpenRlhfAgents(cls, f"{KEY}.path", sampling)
+    _require_environment(cls, path)
+    given = {"model_path": config.model.path, "max_turns": settings.max_turns}
+    wanted = given.keys() & inspect.signature(cls).parameters.keys()
+    if own := sorted(wanted & settings.options.keys()):
+        raise ConfigError(f"{KEY}.options.{own[0]}: comes from the run; remove it")
+    options = check_options(cls, settings.options, f"{KEY}.options")
+    try:
+        return cast(Environment, cls(**options, **{name: given[name] for name in wanted}))
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{KEY}.options: {error}") from error
+
+
+def _require_environment(cls: type, path: str) -> None:
     lacking = [name for name in _METHODS if not callable(getattr(cls, name, None))]
     lacking += [] if hasattr(cls, "is_resumable") else ["is_resumable"]
     if lacking:
@@ -38,10 +64,3 @@ def build_environment(config: EnvironmentConfig) -> Environment:
             f"{KEY}.path: {waiting[0]} of {path!r} is a coroutine function; environments are plain "
             "functions, called in threads"
         )
-    options = check_options(cls, config.options, f"{KEY}.options")
-    try:
-        return cast(Environment, cls(**options))
-    except ConfigError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{KEY}.options: {error}") from error
