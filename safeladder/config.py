@@ -25,6 +25,7 @@ from safeladder.config_section import Share as Share
 from safeladder.config_section import Weight as Weight
 from safeladder.constraint_config import ConstraintConfig as ConstraintConfig
 from safeladder.constraint_config import constraint_fault
+from safeladder.curriculum_config import CurriculumConfig as CurriculumConfig
 from safeladder.data_config import DataConfig as DataConfig
 from safeladder.data_config import SourceConfig as SourceConfig
 from safeladder.fleet_config import EngineFleet as EngineFleet
@@ -230,6 +231,7 @@ class Config(Section):
     run: RunConfig
     model: ModelConfig
     data: DataConfig
+    curriculum: CurriculumConfig = CurriculumConfig()
     principles: dict[Name, PrincipleConfig]
     """Principle → who judges it."""
     routes: dict[Name, dict[Name, Weight]]
@@ -284,10 +286,17 @@ class Config(Section):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         unknown = f"not in `principles` ({', '.join(sorted(self.principles)) or 'empty'})"
-        for key, names in {"gates": self.reward.gates, "floors": self.reward.floors}.items():
+        named = {
+            "reward.gates": self.reward.gates,
+            "reward.floors": self.reward.floors,
+            "curriculum.principles": self.curriculum.principles,
+        }
+        for key, names in named.items():
             for principle in names:
                 if principle not in self.principles:
-                    raise ValueError(f"reward.{key} names {principle!r}, which is {unknown}")
+                    raise ValueError(f"{key} names {principle!r}, which is {unknown}")
+        if lost := sorted(self.data.mix.keys() - self.routes.keys()):
+            raise ValueError(f"data.mix names {lost[0]!r}, which is not in `routes`")
         for route, weights in self.routes.items():
             if weights and not set(weights) - set(self.reward.gates):
                 raise ValueError(

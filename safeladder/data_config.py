@@ -77,3 +77,6 @@ class DataConfig(Section):
     """Prompts of the evaluation before and after, from sources as in ``train``."""
     shuffle: Flag = True
     """New order in every pass, a pure function of (seed, epoch)."""
+    mix: dict[Name, Weight] = Field(default={})
+    """Label → share of the groups, kept exactly; shares are made to add up to 1. Every label walks
+    its own passes. Empty asks all rows of all labels equally often."""

@@ -1,0 +1,412 @@
+"""Draws of a sampler: shares, passes, schedules, and the same again after a restart."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from curricula.buckets import PromptError
+from curricula.pools import CHUNK
+from curricula.sampler import Sampler
+from safeladder.curriculum_config import CurriculumConfig
+from safeladder.draws import Draw, DrawHistory, Outcome, Passes
+from safeladder.errors import ConfigError, NotResumableError
+from safeladder.records import GroupKey, Message, Prompt
+
+GROUPS_PER_STEP = 4
+SIBLINGS = 8
+
+
+def prompts(count: int, route: str = "rule", **meta: Callable[[int], Any]) -> list[Prompt]:
+    return [
+        Prompt(
+            id=f"{route}-{i}",
+            messages=(Message("user", f"q{i}"),),
+            route=route,
+            meta={name: of(i) for name, of in meta.items()},
+        )
+        for i in range(count)
+    ]
+
+
+def by_constraints(count: int) -> list[Prompt]:
+    return prompts(count, num_constraints=lambda i: i % 5 + 1)
+
+
+class Asked:
+    """A run in small: draws, and outcomes at the end of steps."""
+
+    def __init__(self, sampler: Sampler, passes: Callable[[Draw, int], float]) -> None:
+        self.sampler = sampler
+        self._passes = passes
+        """(draw, version) → share of siblings that pass."""
+        self.draws: dict[GroupKey, Draw] = {}
+        self.outcomes: list[Outcome] = []
+        self.step = 0
+        self._key: GroupKey | None = None
+
+    def draw(self, count: int) -> list[GroupKey]:
+        keys = []
+        for _ in range(count):
+            self._key = self.sampler.next_key(self._key)
+            self.draws[self._key] = self.sampler.draw(self._key)
+            keys.append(self._key)
+        return keys
+
+    def train(self, keys: list[GroupKey]) -> None:
+        self.step += 1
+        for key in keys:
+            draw = self.draws[key]
+            passed = round(SIBLINGS * self._passes(draw, self.step - 1))
+            passes = Passes(self.step - 1, SIBLINGS, passed, {})
+            self.sampler.end(key, self.step, passes)
+            self.outcomes.append(Outcome(self.step, key, draw.row, passes))
+        self.sampler.learn(self.step)
+
+    def steps(self, count: int) -> list[Draw]:
+        """The draws of so many synchronous steps."""
+        keys = []
+        for _ in range(count):
+            step = self.draw(GROUPS_PER_STEP)
+            self.train(step)
+            keys += step
+        return [self.draws[key] for key in keys]
+
+    def history(self) -> DrawHistory:
+        """As a ledger would have it."""
+        ended = {one.key for one in self.outcomes}
+        return DrawHistory(
+            asked=Counter(draw.row for draw in self.draws.values()),
+            reasons=Counter((draw.label, draw.why) for draw in self.draws.values()),
+            living={k: (d.row, d.prompt) for k, d in self.draws.items() if k not in ended},
+            outcomes=tuple(self.outcomes),
+            version=self.step,
+        )
+
+
+def config(**keys: Any) -> CurriculumConfig:
+    return CurriculumConfig.model_validate(keys)
+
+
+STAGED = config(schedule="staged", bucket_by="num_constraints", boundaries=[3.0], stage_steps=10)
+ADAPTIVE = config(schedule="adaptive")
+
+
+def always(share: float) -> Callable[[Draw, int], float]:
+    return lambda draw, version: share
+
+
+# ---- passes and shares
+
+
+def test_every_pass_asks_each_prompt_once_and_in_a_new_order() -> None:
+    asked = Asked(Sampler(prompts(40), config(), seed=3), always(0.5))
+    rows = [draw.row for draw in asked.steps(30)]
+    passes = [rows[i : i + 40] for i in range(0, 120, 40)]
+    assert all(sorted(one) == list(range(40)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
+    again = Asked(Sampler(prompts(40), config(), seed=3), always(0.5))
+    assert [draw.row for draw in again.steps(30)] == rows
+    other = Asked(Sampler(prompts(40), config(), seed=4), always(0.5))
+    assert [draw.row for draw in other.steps(30)] != rows
+
+
+def test_pools_larger_than_a_chunk_are_walked_whole_and_in_one_order() -> None:
+    rows = prompts(CHUNK * 2 + 5)
+    asked = Asked(Sampler(rows, config(), seed=1), always(0.5))
+    first = [asked.draws[key].row for key in asked.draw(len(rows))]
+    assert sorted(first) == list(range(len(rows)))
+    fresh = Sampler(rows, config(), seed=1)
+    half = CHUNK + 17
+    fresh.restore(DrawHistory(asked=Counter(first[:half]), reasons={("rule", "pass"): half}))
+    rest = Asked(fresh, always(0.5))
+    assert [rest.draws[key].row for key in rest.draw(100)] == first[half : half + 100]
+
+
+def test_without_shuffling_rows_come_as_they_stand() -> None:
+    asked = Asked(Sampler(prompts(3), config(), seed=3, shuffle=False), always(0.5))
+    assert [asked.draws[key].row for key in asked.draw(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_labels_keep_their_shares_and_each_walks_its_own_passes() -> None:
+    rows = [*prompts(30, "safety"), *prompts(6, "math")]
+    mix = {"safety": 0.75, "math": 0.25}
+    asked = Asked(Sampler(rows, config(), seed=0, mix=mix), always(0.5))
+    draws = asked.steps(30)
+    for number in range(4, 121, 4):
+        labels = Counter(draw.label for draw in draws[:number])
+        assert labels == {"safety": number * 3 // 4, "math": number // 4}
+    math = [draw.row for draw in draws if draw.label == "math"]
+    assert [sorted(math[i : i + 6]) for i in range(0, 30, 6)] == [list(range(30, 36))] * 5
+
+
+def test_a_row_of_weight_two_is_asked_twice_as_often() -> None:
+    asked = Asked(Sampler(prompts(6), config(), seed=0, weights=[2, 1, 1, 1, 1, 2]), always(0.5))
+    times = Counter(draw.row for draw in asked.steps(40))
+    assert times == {0: 40, 5: 40, 1: 20, 2: 20, 3: 20, 4: 20}
+
+
+def test_a_mixture_that_does_not_fit_the_rows_is_refused() -> None:
+    rows = [*prompts(3, "safety"), *prompts(3, "math")]
+    with pytest.raises(
+        ConfigError, match="no share for the label 'math', which the prompt 'math-0"
+    ):
+        Sampler(rows, config(), seed=0, mix={"safety": 1.0})
+    with pytest.raises(ConfigError, match="a share for 'value', but no row has that label"):
+        Sampler(rows, config(), seed=0, mix={"safety": 1, "math": 1, "value": 1})
+
+
+# ---- schedules
+
+
+def test_staged_asks_easy_buckets_first_and_rehearses_the_others() -> None:
+    draws = Asked(Sampler(by_constraints(100), STAGED, seed=0), always(0.5)).steps(25)
+    easy, hard = Counter(d.bucket for d in draws[:40]), Counter(d.bucket for d in draws[40:])
+    assert easy == {"to 3": 36, "above 3": 4}
+    assert hard == {"above 3": 54, "to 3": 6}
+    assert {d.why for d in draws[:40] if d.bucket == "above 3"} == {"rehearsal"}
+
+
+def test_staged_goes_on_once_the_bucket_passes_often_enough() -> None:
+    staged = config(
+        schedule="staged",
+        bucket_by="num_constraints",
+        boundaries=[2.0, 4.0],
+        advance_at=0.8,
+        rehearsal=0.0,
+        decay=0.5,
+    )
+    learned = Asked(
+        Sampler(by_constraints(100), staged, seed=0), lambda draw, version: 1.0 * (version > 6)
+    )
+    buckets = [draw.bucket for draw in learned.steps(20)]
+    assert set(buckets[:28]) == {"to 2"}
+    assert set(buckets[-8:]) == {"above 4"}
+    assert list(dict.fromkeys(buckets)) == ["to 2", "to 4", "above 4"]
+
+
+def test_mixed_asks_buckets_in_proportion_to_their_rows() -> None:
+    mixed = config(schedule="mixed", bucket_by="num_constraints", boundaries=[3.0])
+    draws = Asked(Sampler(by_constraints(100), mixed, seed=0), always(0.5)).steps(25)
+    assert Counter(d.bucket for d in draws) == {"to 3": 60, "above 3": 40}
+
+
+def solvable(draw: Draw, version: int) -> float:
+    """A third never passes, a third always, a third half of the time."""
+    return (0.0, 0.5, 1.0)[draw.row % 3]
+
+
+def test_adaptive_asks_what_passes_sometimes_and_rehearses_the_rest() -> None:
+    draws = Asked(Sampler(prompts(60), ADAPTIVE, seed=0), solvable).steps(100)
+    late = Counter(draw.row % 3 for draw in draws[200:])
+    assert late[1] >= 0.8 * late.total()
+    assert late[0] + late[2] >= 0.1 * late.total()
+    early = Counter(draw.row % 3 for draw in draws[:60])
+    assert min(early.values()) >= 15, "at first nothing is known, and all are asked"
+
+
+def test_adaptive_follows_the_policy_as_it_learns() -> None:
+    def learned(draw: Draw, version: int) -> float:
+        return 0.5 if (draw.row % 2 == 0) == (version < 60) else (0.0 if version < 60 else 1.0)
+
+    adaptive = config(schedule="adaptive", decay=0.95, rehearsal=0.2)
+    draws = Asked(Sampler(prompts(40), adaptive, seed=0), learned).steps(160)
+    before = [draw.row % 2 for draw in draws[160:240]]
+    after = [draw.row % 2 for draw in draws[-80:]]
+    assert sum(before) < 0.35 * len(before)
+    assert sum(after) > 0.65 * len(after)
+
+
+def test_when_nothing_is_in_the_window_the_run_goes_on_with_what_there_is() -> None:
+    draws = Asked(Sampler(prompts(8), ADAPTIVE, seed=0), always(1.0)).steps(40)
+    assert {draw.bucket for draw in draws[-8:]} == {"too easy"}
+    assert max(Counter(d.row for d in draws).values()) <= 21
+
+
+def test_buckets_of_difficulty_follow_the_estimates() -> None:
+    staged = config(
+        schedule="staged", bucket_by="difficulty", boundaries=[0.5], stage_steps=50, rehearsal=0.1
+    )
+    draws = Asked(
+        Sampler(prompts(40), staged, seed=0), lambda draw, version: 1.0 * (draw.row % 2)
+    ).steps(100)
+    easy = [draw.row % 2 for draw in draws[100:200]]
+    hard = [draw.row % 2 for draw in draws[240:]]
+    assert sum(easy) > 0.8 * len(easy)
+    assert sum(hard) < 0.2 * len(hard)
+
+
+def test_a_label_without_the_column_has_no_buckets_and_keeps_its_share() -> None:
+    rows = [*by_constraints(50), *prompts(10, "safety")]
+    mix = {"rule": 1.0, "safety": 1.0}
+    draws = Asked(Sampler(rows, STAGED, seed=0, mix=mix), always(0.5)).steps(10)
+    assert Counter(d.bucket for d in draws) == {"": 20, "to 3": 18, "above 3": 2}
+    assert sorted(Counter(d.row for d in draws if d.label == "safety").values()) == [2] * 10
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"num_constraints": None}, "some rows of the label 'rule' have it and some do not"),
+        ({"num_constraints": "many"}, "must be a number, not 'many'"),
+        ({"num_constraints": 2, "types": "length"}, "needs a list of names"),
+    ],
+)
+def test_a_row_that_has_no_place_is_named(row: dict[str, Any], told: str) -> None:
+    rows = [*by_constraints(3), *prompts(1, **{k: lambda i, v=v: v for k, v in row.items()})]
+    staged = STAGED.model_copy(update={"types": "types"})
+    with pytest.raises(PromptError, match=told) as caught:
+        Sampler(rows, staged, seed=0)
+    assert caught.value.row == 3
+
+
+def test_a_column_that_no_row_has_is_refused() -> None:
+    with pytest.raises(PromptError, match="missing here and in every other row"):
+        Sampler(prompts(3), STAGED, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"schedule": "staged"}, "needs `bucket_by`"),
+        ({"schedule": "staged", "bucket_by": "n", "boundaries": [1.0]}, "`stage_steps` or"),
+        ({"bucket_by": "n", "boundaries": [2.0, 2.0]}, "must rise"),
+        ({"bucket_by": "difficulty", "boundaries": [2.0]}, "between 0 and 1"),
+        ({"boundaries": [2.0]}, "boundaries need `bucket_by`"),
+        ({"bucket_by": "n"}, "bucket_by needs `boundaries`"),
+        ({"window": [0.8, 0.2]}, "low below high"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        config(**keys)
+
+
+# ---- outcomes by version, and restarts
+
+
+def by_chance(draw: Draw, version: int) -> float:
+    return random.Random(f"{draw.prompt} {version}").random()
+
+
+@pytest.mark.parametrize("schedule", ["staged", "mixed", "adaptive", "difficulty"])
+def test_a_restored_sampler_draws_what_the_first_one_would_have(schedule: str) -> None:
+    settings = {
+        "staged": STAGED,
+        "mixed": config(schedule="mixed"),
+        "adaptive": ADAPTIVE,
+        "difficulty": config(
+            schedule="staged", bucket_by="difficulty", boundaries=[0.4], stage_steps=3
+        ),
+    }[schedule]
+    rows, mix = by_constraints(50), {"rule": 1.0}
+    run = Asked(Sampler(rows, settings, seed=5, mix=mix), by_chance)
+    for steps in range(1, 14):
+        run.steps(1)
+        restored = Sampler(rows, settings, seed=5, mix=mix)
+        restored.restore(run.history())
+        key = list(run.draws)[-1]
+        expected, found = [], []
+        twin = Asked(Sampler(rows, settings, seed=5, mix=mix), by_chance)
+        twin.steps(steps)
+        for _ in range(12):
+            key = restored.next_key(key)
+            expected.append(twin.sampler.draw(key))
+            found.append(restored.draw(key))
+        assert found == expected
+
+
+def test_outcomes_count_from_the_end_of_their_step_in_whatever_order_they_came() -> None:
+    def played(order: int) -> list[Draw]:
+        asked = Asked(Sampler(prompts(20), ADAPTIVE, seed=2), by_chance)
+        for step in range(1, 20):
+            keys = asked.draw(GROUPS_PER_STEP)
+            random.Random(f"{order} {step}").shuffle(keys)
+            asked.train(keys)
+        return list(asked.draws.values())
+
+    assert played(1) == played(2)
+
+
+def test_an_outcome_that_is_heard_early_waits_for_its_step() -> None:
+    early, late = (Sampler(prompts(6), ADAPTIVE, seed=2) for _ in range(2))
+    keys = [GroupKey(0, n) for n in range(6)]
+    for sampler in (early, late):
+        for key in keys[:2]:
+            sampler.draw(key)
+    bad = Passes(0, 8, 0, {})
+    early.end(keys[0], 2, bad)  # dropped while step 1 runs
+    early.end(keys[1], 1, bad)
+    late.end(keys[1], 1, bad)
+    for sampler in (early, late):
+        sampler.learn(1)
+    assert early.draw(keys[2]) == late.draw(keys[2])
+    late.end(keys[0], 2, bad)
+    for sampler in (early, late):
+        sampler.learn(2)
+    assert early.draw(keys[3]) == late.draw(keys[3])
+
+
+def test_groups_that_live_are_asked_the_same_again() -> None:
+    run = Asked(Sampler(prompts(20), ADAPTIVE, seed=1), by_chance)
+    run.steps(3)
+    waiting = run.draw(5)
+    restored = Sampler(prompts(20), ADAPTIVE, seed=1)
+    restored.restore(run.history())
+    assert [restored.prompt(key).id for key in waiting] == [run.draws[k].prompt for k in waiting]
+    changed = Sampler(prompts(20)[::-1], ADAPTIVE, seed=1)
+    with pytest.raises(NotResumableError, match=r"was asked 'rule-\d+', which is not row"):
+        changed.restore(run.history())
+
+
+def test_a_restored_sampler_forgets_what_it_was_before() -> None:
+    run = Asked(Sampler(prompts(20), ADAPTIVE, seed=1), by_chance)
+    run.steps(3)
+    history = run.history()
+    run.steps(5)
+    run.sampler.restore(history)
+    fresh = Sampler(prompts(20), ADAPTIVE, seed=1)
+    fresh.restore(history)
+    key = GroupKey(0, 12)
+    assert run.sampler.draw(key) == fresh.draw(key)
+
+
+def test_the_digest_changes_with_whatever_changes_a_draw_but_the_outcomes() -> None:
+    rows = by_constraints(5)
+
+    def digest(of: CurriculumConfig = ADAPTIVE, data: list[Prompt] = rows, **keys: Any) -> str:
+        return Sampler(data, of, **{"seed": 0, **keys}).digest
+
+    elsewhere = prompts(5, "math", num_constraints=lambda i: i)
+    others = [
+        digest(seed=1),
+        digest(shuffle=False),
+        digest(mix={"rule": 1.0}),
+        digest(weights=[1, 1, 1, 1, 2]),
+        digest(STAGED),
+        digest(data=rows[::-1]),
+        digest(data=elsewhere),
+    ]
+    assert len({digest(), *others}) == len(others) + 1
+    learned = Asked(Sampler(rows, ADAPTIVE, seed=0), by_chance)
+    learned.steps(2)
+    assert learned.sampler.digest == digest()
+
+
+def test_the_next_run_starts_from_what_this_one_knows() -> None:
+    run = Asked(Sampler(prompts(60), ADAPTIVE, seed=0), solvable)
+    run.steps(100)
+    carried = json.loads(json.dumps(run.sampler.dump()))
+    next_rung = Sampler(prompts(60), ADAPTIVE, seed=1)
+    next_rung.load(carried)
+    draws = Asked(next_rung, solvable).steps(3)
+    assert Counter(d.row % 3 for d in draws if d.why == "focus")[1] >= 9
+    assert next_rung.digest != Sampler(prompts(60), ADAPTIVE, seed=1).digest
+    for damaged in ({}, [], {**carried, "format": 9}, {**carried, "rows": {"a": [2, 1]}}):
+        with pytest.raises(ConfigError, match="holds no state of a curriculum"):
+            Sampler(prompts(60), ADAPTIVE, seed=1).load(damaged)
