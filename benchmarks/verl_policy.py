@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from cluster.groups import PromptSource
+from cluster.asking import PromptSource
 from cluster.protocol import (
     ROLLOUT,
     ActorJoined,

@@ -1,4 +1,5 @@
-"""Verbs that account for what a run did: ``report``, ``verdicts``, ``replay``, ``ledger``."""
+"""Verbs that account for what a run did: ``report``, ``verdicts``, ``replay``, ``ledger`` and
+``curriculum``."""
 
 from __future__ import annotations
 
@@ -96,5 +97,24 @@ def ledger(
         from cluster.ledger_command import ledger_command
 
         return ledger_command(run_dir, as_json=as_json)
+
+    finish(run, debug)
+
+
+@app.command()
+def curriculum(
+    run_dir: RunFolder,
+    as_json: AsJson = False,
+    state: Annotated[
+        bool, typer.Option("--state", help="What is known of the prompts, for another run.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """What a run asked and why: labels, buckets, passes and the newest draws."""
+
+    def run() -> int:
+        from cluster.curriculum_command import curriculum_command
+
+        return curriculum_command(run_dir, as_json=as_json, state=state)
 
     finish(run, debug)

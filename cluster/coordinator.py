@@ -29,11 +29,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cluster.asking import Asking, PromptSource
 from cluster.coordinator_status import CoordinatorStatus, Glance, read_glance, read_status
 from cluster.drop_watch import DropWatch
 from cluster.engines import LOAD_DEADLINE_S
 from cluster.group_life import GroupLives
-from cluster.groups import Group, GroupTable, PromptSource
+from cluster.groups import Group, GroupTable
 from cluster.learner_state import LearnerState
 from cluster.lease_desk import LeaseDesk
 from cluster.protocol import (
@@ -92,8 +93,9 @@ class Coordinator:
         restored = restored or LedgerSnapshot()
         self._config = config
         self._fence = fence
-        self._groups = GroupTable(prompts, restored)
-        self._leases = LeaseDesk(config, prompts, fence, restored.version, self._groups, self)
+        self.asking = Asking(prompts, config.curriculum, restored.draws)
+        self._groups = GroupTable(self.asking, restored)
+        self._leases = LeaseDesk(config, self.asking, fence, restored.version, self._groups, self)
         self._learner = LearnerState(restored.version, config.learner.step_deadline_s)
         self.constraints = ConstraintWeights(
             config.constraints, config.schedule.max_staleness + 1, restored.constraints
@@ -286,6 +288,7 @@ class Coordinator:
             self._groups.move(group, GroupState.TRAINED, step=event.report.step)
             self._release(group.payloads)
         self.constraints.commit()
+        self.asking.learn(event.report.step)
         self._learner.commit()
 
     def _on_step_lost(self, event: StepLost) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.image_checks import check_images
 from curricula.demonstrations import load_demonstrations
 from curricula.prompts import load_prompts, placed_prompts
+from curricula.training_prompts import needs_sampler, prompt_source
 from safeladder.config import Config, SourceConfig
 from safeladder.errors import ConfigError
 from safeladder.records import Prompt
@@ -29,6 +30,8 @@ def check_data(config: Config) -> list[Prompt]:
     if not config.data.train:
         raise ConfigError("data.train names no file; list the prompt files to train on")
     prompts = _prompts(config, config.data.train)
+    if needs_sampler(config):
+        prompt_source(config)
     _prompts(config, config.data.held_out)
     if config.sft is not None:
         if not config.sft.data:

@@ -9,23 +9,13 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from cluster.asking import Asking
 from cluster.scoring import GroupScores
 from cluster.transitions import EDGES, DropReason, GroupState, LedgerSnapshot, Transition
-from safeladder.records import GroupHeader, GroupKey, Prompt
-
-
-class PromptSource(Protocol):
-    """What to ask, as a pure function of a place; ``curricula`` has implementations."""
-
-    def prompt(self, key: GroupKey) -> Prompt:
-        """The prompt at a place."""
-        ...
-
-    def next_key(self, key: GroupKey | None) -> GroupKey:
-        """The place after ``key``; None asks for the first. Keys rise."""
-        ...
+from safeladder.draws import Passes
+from safeladder.records import GroupHeader, GroupKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +66,10 @@ class Group:
 class GroupTable:
     """Groups by key and by state."""
 
-    def __init__(self, prompts: PromptSource, restored: LedgerSnapshot) -> None:
+    def __init__(self, asking: Asking, restored: LedgerSnapshot) -> None:
         self.now_s = 0.0
         """Set by the coordinator's ``Tick``."""
-        self._prompts = prompts
+        self._asking = asking
         self._last_key = restored.last_key
         self._groups = {p.key: Group(p.key, p.attempt) for p in restored.pending}
         self._pending = list(self._groups)
@@ -160,21 +150,30 @@ class GroupTable:
         """The first PENDING group; if none waits, a new one."""
         if self._pending:
             return self._groups[self._pending[0]]
-        key = self._prompts.next_key(self._last_key)
+        key = self._asking.next_key(self._last_key)
         assert self._last_key is None or key > self._last_key, "keys must rise"
         self._last_key = key
         group = self._groups[key] = Group(key)
         heapq.heappush(self._pending, key)
         self.counts[GroupState.PENDING] += 1
         self._transitions.append(
-            Transition(key=key, source=None, target=GroupState.PENDING, attempt=group.attempt)
+            Transition(
+                key=key,
+                source=None,
+                target=GroupState.PENDING,
+                attempt=group.attempt,
+                draw=self._asking.draw(key),
+            )
         )
         return group
 
     def move(self, group: Group, target: GroupState, *, step: int | None = None) -> None:
         """A step forward on the road to TRAINED."""
-        self._write(group, target, step=step)
+        is_admission = target is GroupState.ADMITTED
+        self._write(group, target, step=step, counts_after=step if is_admission else None)
         if target is GroupState.TRAINED:
+            assert step is not None, f"{group.key} is trained in no step"
+            self._asking.ended(group.key, step, self._passes(group))
             del self._groups[group.key]
 
     def num_ahead(self, group: Group) -> int:
@@ -209,7 +208,9 @@ class GroupTable:
 
     def drop(self, group: Group, reason: DropReason, detail: str) -> tuple[Any, ...]:
         """The end of a group without training. Returns the payloads that it held."""
-        self._write(group, GroupState.DROPPED, reason=reason, detail=detail)
+        step = self._asking.next_step
+        self._write(group, GroupState.DROPPED, reason=reason, detail=detail, counts_after=step)
+        self._asking.ended(group.key, step, self._passes(group))
         self.dropped[reason] += 1
         del self._groups[group.key]
         return group.payloads
@@ -227,6 +228,7 @@ class GroupTable:
         step: int | None = None,
         reason: DropReason | None = None,
         detail: str = "",
+        counts_after: int | None = None,
     ) -> None:
         source, group.state = group.state, target
         group.entered_s[target] = self.now_s
@@ -244,8 +246,13 @@ class GroupTable:
                 step=step,
                 reason=reason,
                 detail=detail,
+                passes=None if counts_after is None else self._passes(group),
+                counts_after=counts_after,
             )
         )
+
+    def _passes(self, group: Group) -> Passes | None:
+        return self._asking.passes(group.scores, group.header)
 
     def _leave(self, group: Group, state: GroupState) -> None:
         self.counts[state] -= 1

@@ -19,8 +19,9 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
+from cluster.asking import Asking
 from cluster.engines import Engine, EngineTable
-from cluster.groups import Begun, Group, GroupTable, PromptSource
+from cluster.groups import Begun, Group, GroupTable
 from cluster.lead import Lead
 from cluster.protocol import (
     ActorJoined,
@@ -57,14 +58,14 @@ class LeaseDesk:
     def __init__(
         self,
         config: Config,
-        prompts: PromptSource,
+        asking: Asking,
         fence: int,
         first_version: int,
         groups: GroupTable,
         rulings: Rulings,
     ) -> None:
         self._config = config
-        self._prompts = prompts
+        self._asking = asking
         self._fence = fence
         self._first_version = first_version
         self._groups = groups
@@ -220,7 +221,7 @@ class LeaseDesk:
         while (engine := self._next_engine()) is not None:
             group = self._groups.next_to_lease()
             begun = self._go_on_from(group)
-            prompt = self._prompts.prompt(group.key)
+            prompt = self._asking.prompt(group.key)
             group.route, group.engine = prompt.route, engine.name
             self._groups.move(group, GroupState.LEASED)
             self._engines.grant(engine.name, group.key)

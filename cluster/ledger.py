@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cluster.ledger_audit import violations
+from cluster.ledger_draws import FORGET_UNDONE, SCHEMA, read_draws, write_draws
 from cluster.transitions import (
     DropReason,
     GroupState,
@@ -152,7 +153,8 @@ class Ledger:
             step = checkpoint_step if isinstance(checkpoint_step, int) else checkpoint_step(fence)
             values = {"step": step, "fence": fence, "unix_s": time.time()}
             for statement in (
-                _START, _REMEMBER_COMMITTED, _COMMIT, _REMEMBER_UNDONE, _UNDO, _UNWEIGH,
+                _START, _REMEMBER_COMMITTED, _COMMIT, FORGET_UNDONE, _REMEMBER_UNDONE, _UNDO,
+                _UNWEIGH,
             ):  # fmt: skip
                 self._connection.execute(statement, values)
             known = self._number("SELECT coalesce(max(step), 0) FROM groups WHERE state='trained'")
@@ -195,6 +197,7 @@ class Ledger:
                 )
             self._connection.executemany(_REMEMBER, [_history_row(t, fence) for t in transitions])
             self._connection.executemany(_WEIGH, (constraints or {}).items())
+            write_draws(self._connection, transitions)
             reached_for((t.target for t in transitions), "written")
         reached_for((t.target for t in transitions), "committed")
 
@@ -223,6 +226,7 @@ class Ledger:
             weighed = self._connection.execute(
                 "SELECT state FROM constraint_states WHERE step = ?", (version,)
             ).fetchone()
+            draws = read_draws(self._connection, version)
         return LedgerSnapshot(
             pending=tuple(PendingGroup(GroupKey(e, o), attempt) for e, o, attempt in pending),
             trained=trained,
@@ -231,6 +235,7 @@ class Ledger:
             dropped=self.dropped(),
             trained_by_staleness=dict(by_staleness),
             constraints=None if weighed is None else weighed[0],
+            draws=draws,
         )
 
     def counts(self) -> dict[GroupState, int]:
@@ -270,7 +275,7 @@ class Ledger:
         with _translated(self._path):
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_SCHEMA)
+            self._connection.executescript(_SCHEMA + SCHEMA)
         with self._transaction():
             row = self._connection.execute("SELECT name, prompts FROM run").fetchone()
             if row is None:
@@ -283,9 +288,10 @@ class Ledger:
                 )
             if known and prompts and known != prompts:
                 raise NotResumableError(
-                    f"{self._path}: data.train, data.shuffle or run.seed are not what the run "
-                    "began with (in a stage: its rows, how they are split, or the tokenizer), so "
-                    "that it would train on something else; put them back, or start another run"
+                    f"{self._path}: data.train, its order or mixture, curriculum or run.seed are "
+                    "not what the run began with (in a stage: its rows, how they are split, or the "
+                    "tokenizer), so that it would train on something else; put them back, or "
+                    "start another run"
                 )
 
     def _require_newest(self, fence: int) -> None:

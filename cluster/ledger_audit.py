@@ -1,6 +1,6 @@
 """The invariants of the accounting promise, each as one SQL query that finds what breaks it.
 
-Owns the queries only; reads the tables ``groups``, ``history`` and ``starts`` and writes nothing.
+Owns the queries only; reads the tables of the ledger and writes nothing.
 Below the frontier, which is where the next driver goes on, a group is trained, dropped or pending:
 what is between two states belongs to the newest driver, or the restart has missed it.
 """
@@ -83,6 +83,31 @@ _QUERIES = {
         SELECT epoch || '/' || ordinal FROM history WHERE source = 'trained'
         AND (target != 'pending' OR detail != 'restart')""",
 }
+_OF_DRAWS = {
+    "a group was issued without its draw": """
+        SELECT epoch || '/' || ordinal FROM groups LEFT JOIN draws USING (epoch, ordinal)
+        WHERE prompt IS NULL AND EXISTS (SELECT 1 FROM draws)""",
+    "a draw belongs to no group": """
+        SELECT epoch || '/' || ordinal FROM draws LEFT JOIN groups USING (epoch, ordinal)
+        WHERE state IS NULL""",
+    "a draw rests on a step that was not there yet": """
+        WITH firsts AS (
+            SELECT step AS there, min(id) AS first FROM history WHERE step NOTNULL GROUP BY step
+        )
+        SELECT d.epoch || '/' || d.ordinal FROM history h JOIN draws d USING (epoch, ordinal)
+        LEFT JOIN firsts ON there = d.version
+        WHERE h.source IS NULL AND d.version > 0 AND (first IS NULL OR first > h.id)""",
+    "an outcome belongs to a group that has none": """
+        SELECT epoch || '/' || ordinal FROM outcomes LEFT JOIN groups USING (epoch, ordinal)
+        WHERE coalesce(state, '') NOT IN ('admitted', 'trained', 'dropped')""",
+    "an outcome counts after another step than its group's": """
+        SELECT epoch || '/' || ordinal FROM outcomes JOIN groups USING (epoch, ordinal)
+        WHERE state IN ('admitted', 'trained') AND step IS NOT counts_after""",
+    "an outcome is of no number of siblings": """
+        SELECT epoch || '/' || ordinal FROM outcomes WHERE judged < 1 OR passed NOT BETWEEN 0
+        AND judged""",
+}
+"""Of a ledger that has the tables of a sampler."""
 _GROUPS_PER_STEP = """
 SELECT 'step ' || step || ' has ' || count(*) FROM groups WHERE state = 'trained'
 GROUP BY step HAVING count(*) != ?
@@ -98,7 +123,9 @@ def violations(
     connection: sqlite3.Connection, groups_per_step: int | None, max_staleness: int | None
 ) -> list[str]:
     """One sentence for each broken invariant, with the first few groups that break it."""
-    found = {sentence: _column(connection, query) for sentence, query in _QUERIES.items()}
+    has_draws = _column(connection, "SELECT name FROM sqlite_master WHERE name = 'draws'")
+    queries = {**_QUERIES, **_OF_DRAWS} if has_draws else _QUERIES
+    found = {sentence: _column(connection, query) for sentence, query in queries.items()}
     found["a transition that does not exist"] = [
         f"{source} → {target}"
         for source, target in connection.execute("SELECT DISTINCT source, target FROM history")

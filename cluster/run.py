@@ -29,7 +29,7 @@ from cluster.run_directory import RunDirectory
 from cluster.supervised import accepted_rows
 from cluster.swaps import Swaps
 from cluster.telemetry import Telemetry
-from curricula.prompts import PromptOrder, load_prompts
+from curricula.training_prompts import prompt_source
 from safeladder.commit_points import reached
 from safeladder.config import Config
 
@@ -41,10 +41,7 @@ class Run(Execution):
 
     def __init__(self, config: Config, directory: RunDirectory, point: ResumePoint) -> None:
         super().__init__(config, directory, point, config.run.steps)
-        data, prompt = config.data, config.model.system_prompt
-        self._prompts = PromptOrder(
-            load_prompts(data.train, config.routes, prompt), config.run.seed, data.shuffle
-        )
+        self._prompts = prompt_source(config)
 
     def execute(self) -> int:
         """All stages; whatever ends them early, what they started is ended in reverse order."""

@@ -213,7 +213,7 @@ class SimulatedRoles:
         if served is None:
             return
         lengths = self._lengths(lease)
-        self.witness.saw_lease(lease.key, lease.fence, served, self.learner_version, lengths)
+        self.witness.saw_lease(lease, served, self.learner_version, lengths)
         seconds = max(lengths) * SECONDS_PER_TOKEN
         oldest = self._stops.begin(command, served, sum(lengths))
         if self._happens(self._faults.engine_leaves):

@@ -15,8 +15,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster.asking import PromptSource
 from cluster.coordinator import Coordinator
-from cluster.groups import PromptSource
 from cluster.ledger import Ledger
 from cluster.protocol import Command, Fail, Finish, Tick
 from cluster.simulated_roles import Faults, SimulatedRoles
@@ -67,7 +67,7 @@ def simulate(
 ) -> SimulationReport:
     """Run until ``Finish``, ``Fail`` or ``horizon_s`` virtual seconds (which is a violation). One
     engine serves weights that are ``lag`` versions behind those it is asked to load, until the
-    last. All prompts must have the same route. Same arguments, same report."""
+    last. The config has one route. Same arguments, same report."""
     with Ledger.open(None, config.run.name) as ledger:
         return _Shell(config, prompts, faults, seed, ledger, lag).run(horizon_s)
 
@@ -88,8 +88,8 @@ class _Shell:
         self._seed = seed
         self._rng = random.Random(seed)
         self._ledger = ledger
-        route = prompts.prompt(prompts.next_key(None)).route
-        self._roles = SimulatedRoles(config, faults, self._rng, config.routes[route], lag)
+        (weights,) = config.routes.values()
+        self._roles = SimulatedRoles(config, faults, self._rng, weights, lag)
         self._num_events = 0
         self._num_deaths = 0
         self._coordinator = self._start_driver()

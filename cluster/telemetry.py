@@ -144,6 +144,7 @@ class Telemetry:
         row |= coordinator.constraints.metrics
         row |= self._canaries
         row |= self.usage.row(elapsed)
+        row |= coordinator.asking.metrics
         self._version = report.version
         row |= {f"reward/{k}": v for k, v in _principle_means(order).items()}
         row |= {f"train/{k}": v for k, v in report.metrics.items()}

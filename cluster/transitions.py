@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from safeladder.draws import Draw, DrawHistory, Passes
 from safeladder.records import GroupHeader, GroupKey
 
 
@@ -83,6 +84,12 @@ class Transition:
     reason: DropReason | None = None
     detail: str = ""
     """Why, in words: of DROPPED and of a return to PENDING."""
+    draw: Draw | None = None
+    """What a new key asks, if a sampler has chosen it."""
+    passes: Passes | None = None
+    """Of ADMITTED and DROPPED, for a sampler."""
+    counts_after: int | None = None
+    """The step after which ``passes`` counts in draws."""
 
     @property
     def next_attempt(self) -> int:
@@ -115,3 +122,5 @@ class LedgerSnapshot:
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
     constraints: str | None = None
     """State of the constraint weights after the last surviving step; None without any."""
+    draws: DrawHistory = field(default_factory=DrawHistory)
+    """Of a sampler."""

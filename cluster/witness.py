@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from safeladder.records import GroupKey, TrainGroup, TrainOrder
+from safeladder.records import GroupKey, Lease, TrainGroup, TrainOrder
 
 Truth = Callable[[TrainGroup, int], float]
 """(group, index) → the reward that the verifiers' scores add up to."""
@@ -35,6 +35,8 @@ class Witness:
         self._truth = truth
         self._made: dict[str, Made] = {}
         self._asked: dict[GroupKey, tuple[int, ...]] = {}
+        self._prompts: dict[GroupKey, str] = {}
+        """Group → id of what it asked first; it must not ask anything else."""
         self._released: set[str] = set()
         self._fence = 0
         self.leased: set[GroupKey] = set()
@@ -58,13 +60,14 @@ class Witness:
         """Tokens of every completion of the surviving batches' groups."""
         return _joined(self._asked[key] for key in self.trained)
 
-    def saw_lease(
-        self, key: GroupKey, fence: int, served: int, learner: int, lengths: tuple[int, ...]
-    ) -> None:
+    def saw_lease(self, lease: Lease, served: int, learner: int, lengths: tuple[int, ...]) -> None:
         """An engine that serves ``served`` gets a lease while the learner is at ``learner``; its
         answers will be so long."""
+        key, fence, prompt = lease.key, lease.fence, lease.prompt.id
         self._asked[key] = lengths
         self.leased.add(key)
+        first = self._prompts.setdefault(key, prompt)
+        self._expect(prompt == first, f"{key} asks {prompt}, and asked {first} before")
         self._expect(fence == self._fence, f"{key} was leased under the old fence {fence}")
         self._expect(
             learner - served <= self._max_staleness,

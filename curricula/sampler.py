@@ -85,7 +85,7 @@ class Sampler:
         self._pools = Pools(self._rows_of, self._weights, self._seed if self._shuffle else None)
         self._counts: Counter[tuple[str, str]] = Counter()
         """(share, why) → draws."""
-        self._living: dict[GroupKey, int] = {}
+        self._living: dict[GroupKey, Draw] = {}
         self._waiting: list[Outcome] = []
         """Outcomes that do not count yet."""
         self.stage = 0
@@ -119,7 +119,7 @@ class Sampler:
 
     def prompt(self, key: GroupKey) -> Prompt:
         """What was drawn for a group that has not ended."""
-        return self._prompts[self._living[key]]
+        return self._prompts[self._living[key].row]
 
     def draw(self, key: GroupKey) -> Draw:
         """Choose the prompt of the next new place."""
@@ -135,14 +135,18 @@ class Sampler:
             predicted=self._estimates.predict(row),
             version=self.version,
         )
-        self._note(key, row, share, why)
+        self._living[key] = made
+        self._pools.note(row)
+        self._counts[share, why] += 1
         return made
 
-    def end(self, key: GroupKey, step: int, passes: Passes | None) -> None:
-        """A group has ended; ``passes`` count in draws once ``step`` is learned from."""
-        row = self._living.pop(key)
+    def end(self, key: GroupKey, step: int, passes: Passes | None) -> Draw:
+        """A group has ended; ``passes`` count in draws once ``step`` is learned from. Returns what
+        it was."""
+        draw = self._living.pop(key)
         if passes is not None:
-            self._waiting.append(Outcome(step, key, row, passes))
+            self._waiting.append(Outcome(step, key, draw.row, passes))
+        return draw
 
     def learn(self, step: int) -> None:
         """The step is committed: its outcomes count from now on."""
@@ -157,13 +161,14 @@ class Sampler:
         Raises ``NotResumableError`` if a recorded row is another prompt by now.
         """
         self._start()
-        for key, (row, identity) in history.living.items():
-            if row >= len(self._prompts) or self._prompts[row].id != identity:
+        for key, draw in history.living.items():
+            row = draw.row
+            if row >= len(self._prompts) or self._prompts[row].id != draw.prompt:
                 raise NotResumableError(
-                    f"{key} was asked {identity!r}, which is not row {row} of data.train any more; "
-                    "put the data back"
+                    f"{key} was asked {draw.prompt!r}, which is not row {row} of data.train any "
+                    "more; put the data back"
                 )
-            self._living[key] = row
+            self._living[key] = draw
         for row, times in history.asked.items():
             self._pools.note(row, times)
         for (label, why), number in history.reasons.items():
@@ -243,11 +248,6 @@ class Sampler:
         row = self._pools.first(share, None)
         assert row is not None, f"{share} has no row"
         return row
-
-    def _note(self, key: GroupKey, row: int, share: str, why: str) -> None:
-        self._living[key] = row
-        self._pools.note(row)
-        self._counts[share, why] += 1
 
     # ---- the policy goes on -------------------------------------------------------------------
 

@@ -284,7 +284,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _parts_fit_together(self) -> Self:
+    def _names_are_known(self) -> Self:
         unknown = f"not in `principles` ({', '.join(sorted(self.principles)) or 'empty'})"
         named = {
             "reward.gates": self.reward.gates,
@@ -297,6 +297,11 @@ class Config(Section):
                     raise ValueError(f"{key} names {principle!r}, which is {unknown}")
         if lost := sorted(self.data.mix.keys() - self.routes.keys()):
             raise ValueError(f"data.mix names {lost[0]!r}, which is not in `routes`")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        unknown = f"not in `principles` ({', '.join(sorted(self.principles)) or 'empty'})"
         for route, weights in self.routes.items():
             if weights and not set(weights) - set(self.reward.gates):
                 raise ValueError(

@@ -61,8 +61,8 @@ class DrawHistory:
     """Row → draws of it."""
     reasons: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(label, why) → draws."""
-    living: Mapping[GroupKey, tuple[int, str]] = field(default_factory=dict)
-    """Group without an end → row and id of its prompt."""
+    living: Mapping[GroupKey, Draw] = field(default_factory=dict)
+    """Group without an end → its draw."""
     outcomes: tuple[Outcome, ...] = ()
     version: int = 0
     """Last surviving step."""

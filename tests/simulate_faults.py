@@ -2,11 +2,11 @@
 ``make simulate-faults``.
 
 Each seed draws a small run of its own shape (staleness bound 0 to 4, one to six engines, with and
-without a reference, with verifiers swapped, with one engine that lags) and a mix of faults, and
-plays it to its end with the real coordinator and ledger. The account that must come out is kept
-by ``cluster.witness``, which shares no code with them. Seeds are ``--seed`` and those after it. The
-exit status is 1 if a schedule broke the accounting promise or did not end; the line that says so
-has the command that repeats it.
+without a reference, with verifiers swapped, with one engine that lags, with a curriculum or
+without) and a mix of faults, and plays it to its end with the real coordinator and ledger. The
+account that must come out is kept by ``cluster.witness``, which shares no code with them. Seeds are
+``--seed`` and those after it. The exit status is 1 if a schedule broke the accounting promise or
+did not end; the line that says so has the command that repeats it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.asking import PromptSource
 from cluster.simulated_roles import Faults
 from cluster.simulator import SimulationReport, simulate
-from safeladder.config import Config
+from curricula.sampler import Sampler
+from safeladder.config import Config, CurriculumConfig
+from safeladder.records import Message, Prompt
 from tests.cluster.coordinator_play import Prompts, make_config
 
 SCHEDULES = 5000
@@ -61,7 +64,32 @@ def run_schedule(seed: int) -> SimulationReport:
     rng = random.Random(seed)
     config, faults, lag = drawn_config(rng), Faults.drawn(rng), rng.choice([0, 0, 1, 2])
     can_wait_for_it = config.schedule.max_staleness >= lag or config.rollout.actors > 1
-    return simulate(config, Prompts(size=20), faults, seed, lag=lag if can_wait_for_it else 0)
+    source = drawn_source(config, seed)
+    return simulate(config, source, faults, seed, lag=lag if can_wait_for_it else 0)
+
+
+def drawn_source(config: Config, seed: int) -> PromptSource:
+    """A plain order for half of the seeds; else a sampler, whose draws follow the outcomes."""
+    rng = random.Random(f"prompts of {seed}")
+    curriculum = rng.choice([None, None, "mixed", "adaptive", "by column", "by difficulty"])
+    if curriculum is None:
+        return Prompts(size=20)
+    staged = {"schedule": "staged", "rehearsal": rng.choice([0.0, 0.1, 0.5])}
+    keys: dict[str, Any] = {
+        "mixed": {"schedule": "mixed"},
+        "adaptive": {"schedule": "adaptive", "decay": 0.8},
+        "by column": staged | {"bucket_by": "size", "boundaries": [3.0], "advance_at": 0.3},
+        "by difficulty": staged
+        | {"bucket_by": "difficulty", "boundaries": [0.4, 0.7], "stage_steps": 2},
+    }
+    rows = [
+        Prompt(
+            id=f"row {n}", messages=(Message("user", "hi"),), route="safety", meta={"size": n % 7}
+        )
+        for n in range(20)
+    ]
+    settings = CurriculumConfig.model_validate(keys[curriculum])
+    return Sampler(rows, settings, seed=seed, weights=[rng.choice([1, 2]) for _ in rows])
 
 
 def drawn_config(rng: random.Random) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from cluster.asking import PromptSource
 from cluster.coordinator import Coordinator
 from cluster.panel import verifier_fleet
 from cluster.protocol import (
@@ -123,7 +124,7 @@ class Play:
         self,
         config: Config | None = None,
         *,
-        prompts: Prompts | None = None,
+        prompts: PromptSource | None = None,
         engines: int = 1,
         fence: int = 1,
         restored: LedgerSnapshot | None = None,

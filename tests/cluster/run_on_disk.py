@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.asking import PromptSource
 from cluster.ledger import Ledger
 from cluster.monitor import Monitor
 from cluster.panel import Panel
@@ -58,7 +59,14 @@ class Link:
 class DriverOnDisk:
     """One execution of a run, from the start or from a checkpoint."""
 
-    def __init__(self, run: RunDirectory, config: Config, ledger: Ledger, step: int = 0) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: Config,
+        ledger: Ledger,
+        step: int = 0,
+        prompts: PromptSource | None = None,
+    ) -> None:
         self._run = run
         self._ledger = ledger
         self._fence = ledger.raise_fence(step)
@@ -75,7 +83,7 @@ class DriverOnDisk:
         )
         self._panel = Panel.first(config)
         self._telemetry.panel_in_force(self._panel, {})
-        self._play = Play(config, fence=self._fence, restored=ledger.snapshot())
+        self._play = Play(config, prompts=prompts, fence=self._fence, restored=ledger.snapshot())
 
     def swap(self, config: Config) -> None:
         """Other weights, or another rule, from now on; the verifiers stay."""

@@ -204,7 +204,7 @@ def test_a_ledger_whose_keys_stood_for_other_prompts_is_refused(path: Path) -> N
     Ledger.open(path, "run", "one digest").close()
     Ledger.open(path, "run", "one digest").close()
     Ledger.open(path, "run").close()
-    with pytest.raises(NotResumableError, match=r"data\.train, data\.shuffle or run\.seed are not"):
+    with pytest.raises(NotResumableError, match=r"curriculum or run\.seed are not"):
         Ledger.open(path, "run", "another")
 
 

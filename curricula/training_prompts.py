@@ -24,9 +24,9 @@ def prompt_source(config: Config) -> PromptOrder | Sampler:
     how = config.routes, config.model.system_prompt
     loaded = load_sources(data.train, *how)
     prompts = list(chain.from_iterable(loaded))
-    weights = [_weight(source) for source in data.train]
-    if curriculum.schedule == "none" and not data.mix and set(weights) <= {1.0}:
+    if not needs_sampler(config):
         return PromptOrder(prompts, seed, data.shuffle)
+    weights = [_weight(source) for source in data.train]
     counts = zip(weights, loaded, strict=True)
     try:
         sampler = Sampler(
@@ -44,6 +44,12 @@ def prompt_source(config: Config) -> PromptOrder | Sampler:
     if curriculum.carried is not None:
         sampler.load(_carried(curriculum.carried))
     return sampler
+
+
+def needs_sampler(config: Config) -> bool:
+    """Whether what is asked depends on more than the place."""
+    has_weights = any(_weight(source) != 1 for source in config.data.train)
+    return has_weights or bool(config.data.mix) or config.curriculum.schedule != "none"
 
 
 def _weight(source: Path | SourceConfig) -> float:

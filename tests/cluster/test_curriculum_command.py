@@ -1,0 +1,144 @@
+"""``safeladder curriculum``: what was asked and why, and the state for another run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cluster.cli import app
+from cluster.curriculum_command import curriculum_state, read_curriculum
+from cluster.data_checks import check_data
+from cluster.ledger import Ledger
+from cluster.run_directory import RunDirectory
+from curricula.prompts import PromptOrder
+from curricula.sampler import Sampler
+from curricula.training_prompts import prompt_source
+from safeladder.config import Config
+from safeladder.errors import ConfigError, DataError, NotResumableError
+from tests.cluster.coordinator_play import make_config
+from tests.cluster.run_on_disk import DriverOnDisk
+
+CURRICULUM = {
+    "schedule": "staged",
+    "bucket_by": "num_constraints",
+    "boundaries": [3.0],
+    "stage_steps": 2,
+    "rehearsal": 0.25,
+}
+
+
+def configured(tmp_path: Path, **sections: dict[str, Any]) -> Config:
+    rows = [
+        {"id": f"p{n}", "prompt": f"q{n}", "route": "safety", "meta": {"num_constraints": n % 5}}
+        for n in range(30)
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return make_config(
+        **{
+            "run": {"name": "books", "root": str(tmp_path), "steps": 6},
+            "data": {"train": [str(data)]},
+            "curriculum": CURRICULUM,
+            **sections,
+        }
+    )
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> RunDirectory:
+    """Two steps, a kill, and steps 2 and 3 from the checkpoint of step 1."""
+    config = configured(tmp_path)
+    run = RunDirectory.create(config)
+    with Ledger.open(run.ledger, "books", prompt_source(config).digest) as ledger:
+        DriverOnDisk(run, config, ledger, prompts=prompt_source(config)).train(until=2)
+        DriverOnDisk(run, config, ledger, step=1, prompts=prompt_source(config)).train(until=3)
+    return run
+
+
+def invoke(run: RunDirectory, verb: str, *options: str) -> Result:
+    return CliRunner().invoke(app, [verb, str(run.path), *options])
+
+
+def test_the_books_of_a_run_with_a_curriculum_are_sound(played: RunDirectory) -> None:
+    told = invoke(played, "ledger")
+    assert told.exit_code == 0, told.output
+
+
+def test_the_report_adds_up_and_says_why_each_prompt_was_asked(played: RunDirectory) -> None:
+    report = read_curriculum(played)
+    assert report.step == 3
+    asked = Counter({row.bucket: row.asked for row in report.buckets})
+    with Ledger.open(played.ledger, "books") as ledger:
+        assert asked.total() == sum(ledger.counts().values())
+    assert {row.label for row in report.buckets} == {"safety"}
+    newest = report.newest[0]
+    late = [draw for draw in report.newest if draw.version >= 2]
+    assert {draw.bucket for draw in late if draw.why == "focus"} == {"above 3"}
+    told = invoke(played, "curriculum").output
+    assert "above 3" in told
+    assert newest.prompt in told
+    row = json.loads(invoke(played, "curriculum", "--json").output)
+    assert sum(bucket["asked"] for bucket in row["buckets"]) == asked.total()
+
+
+def test_the_state_of_a_run_is_the_start_of_the_next(played: RunDirectory, tmp_path: Path) -> None:
+    told = invoke(played, "curriculum", "--state")
+    assert json.loads(told.output) == curriculum_state(played)
+    carried = tmp_path / "carried.json"
+    carried.write_text(told.output)
+    following = configured(tmp_path, curriculum=CURRICULUM | {"carried": str(carried)})
+    source = prompt_source(following)
+    assert isinstance(source, Sampler)
+    assert source.dump() == curriculum_state(played)
+    assert source.digest != prompt_source(configured(tmp_path)).digest
+    carried.write_text("{")
+    with pytest.raises(ConfigError, match=r"carried.json: cannot be read .* `curriculum.carried`"):
+        check_data(following)
+    carried.unlink()
+    with pytest.raises(ConfigError, match=r"there is no such file; check `curriculum.carried`"):
+        prompt_source(following)
+
+
+def test_a_run_in_a_plain_order_has_nothing_to_show(tmp_path: Path) -> None:
+    config = configured(tmp_path, curriculum={})
+    assert isinstance(prompt_source(config), PromptOrder)
+    run = RunDirectory.create(config)
+    with Ledger.open(run.ledger, "books") as ledger:
+        DriverOnDisk(run, config, ledger).train(until=1)
+    told = invoke(run, "curriculum")
+    assert told.exit_code == 2
+    assert "nothing was drawn" in told.output
+    assert "its order is plain" in invoke(run, "curriculum", "--state").output
+
+
+def test_a_resume_with_another_curriculum_is_refused(played: RunDirectory, tmp_path: Path) -> None:
+    other = configured(tmp_path, curriculum=CURRICULUM | {"stage_steps": 3})
+    with pytest.raises(NotResumableError, match=r"curriculum or run.seed are not what the run"):
+        Ledger.open(played.ledger, "books", prompt_source(other).digest)
+
+
+def test_a_row_without_a_place_is_named_by_file_and_line_before_the_start(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    (path,) = config.data.train
+    assert isinstance(path, Path)
+    path.write_text(path.read_text() + '{"prompt": "x", "route": "safety"}\n')
+    with pytest.raises(DataError, match=r"data.jsonl:31: column num_constraints: some rows of"):
+        check_data(config)
+
+
+def test_weights_and_a_mixture_need_a_sampler(tmp_path: Path) -> None:
+    path = str(configured(tmp_path).data.train[0])
+    for data in (
+        {"train": [{"path": path, "weight": 2.0}]},
+        {"train": [path], "mix": {"safety": 1.0}},
+    ):
+        assert isinstance(prompt_source(configured(tmp_path, data=data, curriculum={})), Sampler)
+    with pytest.raises(ValueError, match=r"data.mix names 'math', which is not in `routes`"):
+        configured(tmp_path, data={"train": [path], "mix": {"math": 1.0}})
+    with pytest.raises(ValueError, match=r"curriculum.principles names 'x', which is not in"):
+        configured(tmp_path, curriculum={"principles": ["x"]})
