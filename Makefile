@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/build/torch_extensions
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup format lint test test-fast test-engine check demo bench bench-peers abuse chaos ci-faults simulate-faults nightly proto docs submit clean
+.PHONY: help setup format lint test test-fast test-engine check demo bench bench-peers abuse chaos ci-faults simulate-faults nightly data-checks constraint-peers proto docs submit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,13 @@ simulate-faults: setup  ## 5,000 random fault schedules in virtual time, against
 nightly: setup  ## everything: lint, all tests, attacks, demo, benchmarks, peers
 	$(MAKE) lint && $(PYTHON) -m pytest -m "not gpu" && $(MAKE) abuse simulate-faults
 	$(PYTHON) -m demo --strict && $(MAKE) chaos bench bench-peers
+
+data-checks: setup  ## hold what PBIF and FollowBench have released against ours: DATA=folder with pbif/ and followbench/
+	$(PYTHON) -m cluster.constraint_data $(DATA)
+
+constraint-peers: setup  ## the environment of the independent checkers of `python -m evals.constraint_agreement`
+	$(PYTHON) -m venv build/peers/constraints
+	build/peers/constraints/bin/python -m pip install --no-deps -r requirements/constraint-peers.txt
 
 proto: setup  ## regenerate the gRPC stubs
 	scripts/proto.sh

@@ -75,15 +75,20 @@ def read_items(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Item]:
 
 
 def follow(item: Item, response: str, reading: Reading = "reference") -> Followed:
-    """Check the visible part of an answer, what follows the last ``</think>``."""
-    _, marker, rest = response.rpartition(THINK_END)
-    visible = rest.strip() if marker else response
-    variants = [check(item.constraints, text, reading) for text in loose_variants(visible)]
+    """Check the visible part of an answer."""
+    texts = loose_variants(visible(response))
+    variants = [check(item.constraints, text, reading) for text in texts]
     return Followed(
         item=item,
         strict=variants[0],
         loose=tuple(_any(outcomes) for outcomes in zip(*variants, strict=True)),
     )
+
+
+def visible(response: str) -> str:
+    """What follows the last ``</think>``; without one, the response as it is, blanks included."""
+    _, marker, rest = response.rpartition(THINK_END)
+    return rest.strip() if marker else response
 
 
 def loose_variants(response: str) -> tuple[str, ...]:
