@@ -105,7 +105,9 @@ class SearchEnvironment:
         return f"<result>\n{_head(document)}\n{text}\n</result>"
 
     def _cut(self, text: str) -> str:
-        """At most ``read_tokens`` tokens of a text."""
+        """At most ``read_tokens`` tokens of a text. A token is a byte at least."""
+        if len(text.encode()) <= self._read_tokens:
+            return text
         tokens = self._tokenizer.encode(text, add_special_tokens=False)
         if len(tokens) <= self._read_tokens:
             return text
