@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learners.advantages import GroupWeight, compute_advantages
+from learners.advantages import Baseline, GroupWeight, compute_advantages
 
 Rows = list[tuple[int, float]]
 
 
-def advantages_by_plain_loop(rows: Rows, weight: GroupWeight, cap: float) -> list[float]:
+def advantages_by_plain_loop(
+    rows: Rows, weight: GroupWeight, cap: float, baseline: Baseline = "group_mean"
+) -> list[float]:
     by_group: dict[int, list[float]] = {}
     for group, reward in rows:
         by_group.setdefault(group, []).append(reward)
@@ -22,6 +24,9 @@ def advantages_by_plain_loop(rows: Rows, weight: GroupWeight, cap: float) -> lis
     result = []
     for group, reward in rows:
         rewards = by_group[group]
+        others = [*rewards]
+        if baseline == "leave_one_out":
+            others.remove(reward)
         if len(set(rewards)) == 1:
             result.append(0.0)
             continue
@@ -31,7 +36,7 @@ def advantages_by_plain_loop(rows: Rows, weight: GroupWeight, cap: float) -> lis
             factor = 1 / (statistics.pstdev(rewards) + 1e-9)
         else:
             factor = min(cap, len(by_group) / varied)
-        result.append(factor * (reward - statistics.fmean(rewards)))
+        result.append(factor * (reward - statistics.fmean(others)))
     return result
 
 
@@ -59,6 +64,13 @@ def test_clip_filter_weight_is_groups_over_varied_groups_up_to_the_cap() -> None
     )
 
 
+def test_leave_one_out_compares_with_the_other_siblings() -> None:
+    found = compute_advantages(
+        [1, 0, 0.5], ["a"] * 3, baseline="leave_one_out", weight="equal"
+    ).tolist()
+    assert found == pytest.approx([0.75, -0.75, 0])
+
+
 @pytest.mark.parametrize("weight", ["equal", "std", "clip_filter"])
 def test_equal_rewards_and_lone_samples_get_exactly_zero(weight: GroupWeight) -> None:
     found = compute_advantages([0.1, 0.1, 0.1, 7.0], ["a", "a", "a", "lone"], weight=weight)
@@ -68,14 +80,17 @@ def test_equal_rewards_and_lone_samples_get_exactly_zero(weight: GroupWeight) ->
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0.0, 0.1, 0.5, 1.0, 1.5]))),
     st.sampled_from(["equal", "std", "clip_filter"]),
+    st.sampled_from(["group_mean", "leave_one_out"]),
     st.randoms(use_true_random=False),
 )
 def test_agrees_with_the_plain_loop_in_any_order_of_rows(
-    rows: Rows, weight: GroupWeight, random: object
+    rows: Rows, weight: GroupWeight, baseline: Baseline, random: object
 ) -> None:
     random.shuffle(rows)  # type: ignore[attr-defined]
-    found = compute_advantages([r for _, r in rows], [g for g, _ in rows], weight=weight)
-    assert np.allclose(found, advantages_by_plain_loop(rows, weight, 3.0), rtol=1e-6)
+    found = compute_advantages(
+        [r for _, r in rows], [g for g, _ in rows], baseline=baseline, weight=weight
+    )
+    assert np.allclose(found, advantages_by_plain_loop(rows, weight, 3.0, baseline), rtol=1e-6)
 
 
 def test_bad_input_is_refused_with_the_value() -> None:

@@ -1,4 +1,4 @@
-"""Token weights: the three aggregations by hand, and as sums that no split can change."""
+"""Token weights: the four aggregations by hand, and as sums that no split can change."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def test_each_aggregation_by_hand() -> None:
     assert [w[0] for w in token] == pytest.approx([1 / 8, 1 / 8, 1 / 8])
     assert [w[0] for w in prompt] == pytest.approx([1 / 8, 1 / 8, 1 / 8])
     assert [w[0] for w in sequence] == pytest.approx([1 / 3, 1 / 9, 1 / 12])
+
+
+def test_seq_mean_token_sum_gives_every_token_the_same_weight_whatever_its_answer() -> None:
+    weights = token_weights(masks(1, 3), ["a", "b"], "seq-mean-token-sum", max_tokens=10)
+    assert [w.tolist() for w in weights] == [[1 / 20], [1 / 20] * 3]
 
 
 def test_prompt_token_mean_gives_every_prompt_the_same_weight() -> None:

@@ -1,4 +1,4 @@
-"""Our PPO loss, its off-policy corrections and KL estimators equal OpenRLHF's. Its package imports
+"""Our losses, advantages, corrections and KL estimators equal OpenRLHF's. Its package imports
 flash-attn, which a CPU lacks: a child process gets empty stand-ins for the names that it imports
 and never calls."""
 
@@ -23,17 +23,24 @@ for name in ("flash_attn", "flash_attn.bert_padding", "flash_attn.utils",
     module.__spec__, module.__path__, module.__version__ = ModuleSpec(name, None), [], "2.8.3"
     sys.modules[name] = module
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
-from openrlhf.models.loss import PolicyLoss
+from openrlhf.models.loss import PolicyLoss, ValueLoss
 from openrlhf.models.utils import compute_approx_kl
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+from openrlhf.trainer.ppo_utils.length_penalty import apply_overlong_penalty
 
 from learners.aggregation import token_weights
 from learners.divergences import kl_estimate
-from learners.objectives import ppo_clip_loss
+from learners.length_conditioned import overlong_penalties
+from learners.objectives import gspo_loss, ppo_clip_loss
 from learners.off_policy import (
-    geometric_log_ratio, importance_weights, off_policy_log_ratio,
+    importance_weights, off_policy_log_ratio,
 )
+from learners.returns import cost_to_go, generalized_advantages
+from learners.value_loss import value_loss
 
 torch.manual_seed(0)
 behavior = -torch.rand(6, 9) * 4
@@ -83,14 +90,47 @@ for (their_level, mode), (correction, level, low, high) in cases.items():
         share = torch.tensor([touched[segments == s].float().mean() for s in range(6)]).mean()
     assert abs(share - theirs[4]) < 1e-6 and 0 < share < 1, (mode, share, theirs[4])
 
-# GSPO's ratio is the geometric mean; its loss in values, before the trust region of GSPO.
-everything = off_policy_log_ratio(policy[kept], behavior[kept], torch.ones(len(segments)).bool())
-ratio = geometric_log_ratio(everything, segments).exp()
-bounded, gain = ratio.clamp(0.8, 1.2), advantages[kept]
-gspo = -torch.minimum(ratio * gain, bounded * gain)
-ours = torch.stack([gspo[segments == s].mean() for s in range(6)]).mean()
-theirs = PolicyLoss(policy_loss_type="gspo")(policy, behavior, advantages, action_mask=mask)[0]
-assert abs(ours - theirs) < 1e-6, (ours, theirs)
+def same(ours, theirs, leaf, name):
+    assert abs(ours.item() - theirs.item()) < 1e-5, (name, ours, theirs)
+    slopes = [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in (ours, theirs)]
+    assert slopes[0].any() and torch.allclose(*slopes, atol=1e-6), name
+
+weights = torch.tensor(np.concatenate(token_weights(list(mask.numpy()), range(6),
+                                                    "seq-mean-token-mean")))[kept.reshape(-1)]
+for low, high in ((0.2, 0.2), (0.05, 0.1)):
+    theirs = PolicyLoss(low, high, policy_loss_type="gspo")(policy, behavior, advantages,
+                                                           action_mask=mask)[0]
+    ours = gspo_loss(policy[kept], behavior[kept], advantages[kept], segments, low, high)
+    same((ours * weights).sum(), theirs, policy, "gspo")
+
+# Clip-higher and dual clip, with ratios far outside.
+wild = (behavior + 1.5 * torch.randn(6, 9)).requires_grad_()
+theirs = PolicyLoss(0.2, 0.28, dual_clip=3.0)(wild, behavior, advantages, action_mask=mask)[0]
+ours = ppo_clip_loss(wild[kept], behavior[kept], advantages[kept], 0.2, 0.28, 3.0)
+same(ours.mean(), theirs, wild, "dual clip")
+
+# PPO: GAE, REINFORCE's return, and the value loss.
+before, rewards = torch.randn(6, 9), torch.randn(6, 9)
+theirs, targets = RemoteExperienceMaker.get_advantages_and_returns(
+    None, before, rewards, mask, 0.9, 0.8)
+summed = RemoteExperienceMaker.get_cumulative_returns(None, rewards, mask, 1.0)
+for row, length in enumerate(lengths.tolist()):
+    ours = generalized_advantages(rewards[row, :length], before[row, :length], gamma=0.9,
+                                  gae_lambda=0.8)
+    for one, other in zip((*ours, cost_to_go(rewards[row, :length])), (theirs, targets, summed)):
+        assert np.allclose(one, other[row, :length], atol=1e-5), row
+for clip in (None, 0.3):
+    values = (before + torch.randn(6, 9)).requires_grad_()
+    theirs = ValueLoss(clip)(values, before, targets, action_mask=mask)
+    ours = value_loss(values[kept], before[kept], targets[kept], clip)
+    same(ours.mean(), theirs, values, "value")
+
+# DAPO's penalty for answers near the limit.
+sizes = [10, 80, 85, 99, 100]
+graded = SimpleNamespace(response_length=torch.tensor(sizes), rewards=torch.zeros(5))
+apply_overlong_penalty([graded], 100, 20, 0.5)
+ours = overlong_penalties(sizes, limit=100, buffer=20, factor=0.5)
+assert np.allclose(ours, graded.rewards) and ours.any()
 
 row_policy, row_behavior = policy[1].detach(), behavior[1]
 for estimator in ("k1", "k2", "k3"):
@@ -99,7 +139,7 @@ for estimator in ("k1", "k2", "k3"):
 """
 
 
-def test_ppo_loss_corrections_and_kl_estimators_equal_openrlhfs() -> None:
+def test_losses_advantages_corrections_and_kl_estimators_equal_openrlhfs() -> None:
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ORACLE],
         capture_output=True,

@@ -66,7 +66,11 @@ def make_config(profile: str, micro_batch_tokens: int = 64, **objective: Any) ->
     )
 
 
-def make_samples() -> list[TrainingSample]:
+NOISE = {"gspo": 8e-4, "cispo": 1.2}
+"""Distance of the policy that sampled, where the trust region is far narrower or wider."""
+
+
+def make_samples(profile: str = "default") -> list[TrainingSample]:
     """Three groups of four; sampled by something near the table's policy, with a tool's tokens."""
     random = np.random.default_rng(8)
     start = TableEngine().logits.log_softmax(-1).detach().numpy()
@@ -77,7 +81,7 @@ def make_samples() -> list[TrainingSample]:
         mask = np.ones(length, np.float32)
         mask[1 : 1 + index % 3] = 0
         mask[0] = 1
-        noise = 0.15 * random.standard_normal((2, length)).astype(np.float32)
+        noise = NOISE.get(profile, 0.15) * random.standard_normal((2, length)).astype(np.float32)
         samples.append(
             TrainingSample(
                 sample_id=f"0/{index}",
@@ -289,7 +293,7 @@ def plain_steps(profile: str, samples: list[Sample]) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_trains_as_a_plain_loop_with_its_published_numbers(profile: str) -> None:
-    samples, engine = make_samples(), ValuedTableEngine()
+    samples, engine = make_samples(profile), ValuedTableEngine()
     before = engine.logits.detach().clone()
     update_policy(engine, samples, VERSION, make_config(profile))  # type: ignore[arg-type]
     logits, table = plain_steps(profile, samples)
