@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from cluster.loop import Loop
+from cluster.probe_log import Ruling
 
 
 class MeasuredLoop(Loop):
@@ -13,10 +14,10 @@ class MeasuredLoop(Loop):
     turns: list[float]
     """Seconds that each turn worked, its rest left out."""
 
-    def run(self) -> None:
+    def run(self) -> Ruling | None:
         """As it is."""
         self.turns = []
-        super().run()
+        return super().run()
 
     def _rest(self, began: float) -> None:
         self.turns.append(time.monotonic() - began)

@@ -172,6 +172,7 @@ def play(config: Config) -> tuple[list[float], int]:
     from cluster.ledger import Ledger
     from cluster.monitor_link import MonitorLink
     from cluster.panel_keeper import PanelKeeper
+    from cluster.probe_keeper import ProbeKeeper
     from cluster.remote import session
     from cluster.run_directory import RunDirectory
     from cluster.services import VerifierServices
@@ -200,6 +201,10 @@ def play(config: Config) -> tuple[list[float], int]:
         telemetry = Telemetry(config, directory, monitor, terminal, pid=os.getpid(), fence=fence)
         telemetry.panel_in_force(crew.panel, crew.verifier_versions)
         source = PanelSource.read(config)
+        probes = ProbeKeeper(
+            config, {}, crew.rollout, lambda: crew.judges, telemetry, directory.probes,
+            fence=fence, step=0,
+        )  # fmt: skip
         loop = MeasuredLoop(
             config,
             fence=fence,
@@ -207,6 +212,7 @@ def play(config: Config) -> tuple[list[float], int]:
             ledger=ledger,
             rollout=crew.rollout,
             verifiers=crew.verifiers,
+            probes=probes,
             keeper=PanelKeeper(source, crew, Swaps(directory), services, telemetry),
             fleets=FleetKeeper(crew.rollout, directory, telemetry),
             reference=crew.reference,

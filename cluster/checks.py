@@ -82,6 +82,7 @@ def check_routes(config: Config) -> None:
                 f"{{{next(iter(config.principles), 'safety')}: 1.0}}"
             )
     used = {principle for weights in config.routes.values() for principle in weights}
+    used |= {probe.principle for probe in config.probes.sets.values()}
     for principle in config.principles:
         if principle not in used:
             close = difflib.get_close_matches(principle, used, n=1)

@@ -71,7 +71,7 @@ from cluster.transitions import DropReason, GroupState, LedgerSnapshot, Transiti
 from safeladder.config import Config
 from safeladder.constraint_weights import ConstraintWeights
 from safeladder.errors import DivergedError, SafeladderError
-from safeladder.records import TrainGroup, TrainOrder
+from safeladder.records import TrainOrder
 
 _NEWS_OF_LOSS = (ScoringLost, ReferenceLost, PayloadLost)
 """Often come in a row, before the ``ActorLost`` that explains them: commands wait for the event
@@ -96,7 +96,7 @@ class Coordinator:
         self.asking = Asking(prompts, config.curriculum, restored.draws)
         self._groups = GroupTable(self.asking, restored)
         self._leases = LeaseDesk(config, self.asking, fence, restored.version, self._groups, self)
-        self._learner = LearnerState(restored.version, config.learner.step_deadline_s)
+        self._learner = LearnerState(restored.version, config)
         self.constraints = ConstraintWeights(
             config.constraints, config.schedule.max_staleness + 1, restored.constraints
         )
@@ -165,6 +165,22 @@ class Coordinator:
     def glance(self) -> Glance:
         """What everybody does at this moment."""
         return read_glance(self._leases.engines, self._scores, self._learner)
+
+    @property
+    def last_step(self) -> int:
+        """The run ends with it."""
+        return self._learner.last_step
+
+    def end_early(self) -> int:
+        """Let the running step, else the last one, be the run's last; its number. Groups that are
+        in no step are dropped: nobody needs them any more."""
+        last = self._leases.last_step = self._learner.end_early()
+        for group in self._groups.in_no_step:
+            if group.state is GroupState.LEASED:
+                self._leases.end(group)
+            self._scores.close(group)
+            self._groups.drop(group, DropReason.UNNEEDED, "the run ends before it")
+        return last
 
     # ---- rulings, for the desks too -------------------------------------------------------
 
@@ -311,21 +327,17 @@ class Coordinator:
         self._finish(now_s)
 
     @property
-    def _is_trained(self) -> bool:
-        return self._learner.version >= self._config.run.steps
-
-    @property
     def _is_still(self) -> bool:
         """Whether nothing is under way that could lead to a newer version."""
         counts, learner = self._groups.counts, self._learner
         is_moving = any(counts[state] for state in _ON_THEIR_WAY)
-        return not (is_moving or self._is_trained or learner.published < learner.version)
+        return not (is_moving or learner.is_trained or learner.published < learner.version)
 
     def _train(self, now_s: float) -> None:
         """Order the next step if its groups are there. After a lost payload some of them may be
         ADMITTED already. At bound 0, as in deterministic mode, only the groups of one step live at
         a time: a step then has the first ones that are not dropped, whatever finished first."""
-        is_busy = self._learner.running_step is not None or self._is_trained
+        is_busy = self._learner.running_step is not None or self._learner.is_trained
         if is_busy or self._scores.pause_reason:
             return
         missing = self._config.schedule.groups_per_step - self._groups.counts[GroupState.ADMITTED]
@@ -345,7 +357,7 @@ class Coordinator:
             self.lives.add(group.entered_s)
         self._leases.lead.step_begins(len(ready) - missing)
         self._drops.step_begins()
-        chosen = tuple(map(_train_group, self._groups.admitted))
+        chosen = tuple(group.to_train() for group in self._groups.admitted)
         self.emit(Train(TrainOrder(step=step, fence=self._fence, groups=chosen)))
 
     def _fresh(self, groups: Iterable[Group]) -> list[Group]:
@@ -360,8 +372,8 @@ class Coordinator:
         return fresh
 
     def _finish(self, now_s: float) -> None:
-        steps = self._config.run.steps
-        if not self._is_trained or self._learner.published < steps:
+        steps = self._learner.last_step
+        if not self._learner.is_trained or self._learner.published < steps:
             return
         self._served_by_s = self._served_by_s or now_s + LOAD_DEADLINE_S
         if self._leases.all_serve(steps):
@@ -380,15 +392,3 @@ class Coordinator:
     def _release(self, payloads: Iterable[Any]) -> None:
         if handles := tuple(payloads):
             self.emit(Release(handles))
-
-
-def _train_group(group: Group) -> TrainGroup:
-    assert group.scores is not None, f"{group.key} has no scores"
-    return TrainGroup(
-        key=group.key,
-        attempt=group.attempt,
-        payload=group.payload,
-        reference=group.reference,
-        rewards=group.rewards,
-        audit=group.scores.audit(),
-    )

@@ -33,6 +33,8 @@ def check_data(config: Config) -> list[Prompt]:
     if needs_sampler(config):
         prompt_source(config)
     _prompts(config, config.data.held_out)
+    for probe in config.probes.sets.values():
+        _prompts(config, probe.data)
     if config.sft is not None:
         if not config.sft.data:
             raise ConfigError("sft.data names no file; list some, or set `sft: null`")

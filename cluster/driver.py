@@ -17,7 +17,7 @@ from cluster.placement import arm_commit_points
 from cluster.resume_point import ResumePoint
 from cluster.run_directory import RunDirectory
 from safeladder.config import Config
-from safeladder.errors import NotResumableError, PreemptedError
+from safeladder.errors import NotResumableError, PreemptedError, TrippedError
 
 
 def train(config: Config) -> int:
@@ -70,4 +70,12 @@ def _execute(config: Config, directory: RunDirectory, point: ResumePoint) -> int
         return StageRun(config, directory, point).execute()
     from cluster.run import Run
 
-    return Run(config, directory, point).execute()
+    while True:
+        try:
+            return Run(config, directory, point).execute()
+        except TrippedError as tripped:
+            if tripped.action != "rollback":
+                raise
+            directory.record_failure(tripped)
+            config = directory.config()
+            point = ResumePoint.find(config, directory)

@@ -1,16 +1,20 @@
-"""Greedy answers of one policy version to the held-out prompts, judged by the run's own verifiers.
+"""Greedy answers of one policy version to held-out prompts, judged by the run's own verifiers.
 
 Owns: which engines may answer, sending every prompt to one of them, asking again when it dies, and
 scoring the answers. An engine gets a prompt only after it has echoed the version's digest in this
 evaluation, since a replacement starts with the base model; an answer with a token of another
 version is not taken. What the answers mean is ``evals.held_out``'s business.
+
+Before and after RL the driver waits for it (``run``). While RL goes on it is fed with what the loop
+polls, and only engines that serve the version already are asked (``probe_keeper``).
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +34,7 @@ EVALUATION_EPOCH = -1
 """Data epoch in the keys of evaluation leases; training uses 0 and up."""
 FETCH_DEADLINE_S = 60.0
 MAX_TRIES = 3
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +48,11 @@ class HeldOutAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """Context of an evaluation's own calls; the fleets may still answer calls of the loop."""
 
+    evaluation: int
+    """Whose call it is."""
     index: int
     """Of the prompt."""
 
@@ -65,8 +72,12 @@ class _Item:
 
 
 class Evaluation:
-    """One pass over the held-out prompts. ``step`` is called until ``is_done``. Only the version
-    in ``weights`` may answer; None means the base model that every engine starts with."""
+    """One pass over held-out prompts. ``step`` is called until ``is_done``. Only the version in
+    ``weights`` may answer; None means the base model that every engine starts with.
+
+    ``principles`` are those that judge each prompt, if not all of its route. With ``serving`` the
+    engines named there serve ``version`` already, and nobody else is asked.
+    """
 
     def __init__(
         self,
@@ -76,12 +87,21 @@ class Evaluation:
         verifiers: Mapping[str, Fleet],
         fence: int,
         weights: PublishedWeights | None,
+        *,
+        principles: Sequence[Collection[str]] | None = None,
+        serving: Collection[str] | None = None,
+        version: int | None = None,
+        epoch: int = EVALUATION_EPOCH,
     ) -> None:
+        self._number = next(_NUMBERS)
         self._config = config
         self._fence = fence
         self._weights = weights
-        self._version = weights.manifest.version if weights else 0
-        self._serving: set[str] = set()
+        self._version = weights.manifest.version if weights else version or 0
+        self._epoch = epoch
+        self._principles = principles or [config.routes[prompt.route] for prompt in prompts]
+        self._loads = serving is None
+        self._serving = set(serving or ())
         """Engines that serve the version that must answer."""
         self._items = [_Item(prompt) for prompt in prompts]
         self._rollout = rollout
@@ -90,7 +110,7 @@ class Evaluation:
         self._to_score: deque[tuple[int, str]] = deque()
         self._open = 0
         """Prompts and answers that are out, loads not counted."""
-        for engine in rollout.ready:
+        for engine in rollout.ready if self._loads else ():
             self._prepare(engine)
         self._deadline = time.monotonic() + config.rollout.group_deadline_s * max(
             1, len(prompts) // config.evaluation.batch_size
@@ -115,6 +135,19 @@ class Evaluation:
         return not (self._to_generate or self._to_score or self._open)
 
     @property
+    def is_generated(self) -> bool:
+        """Whether no engine is needed any more."""
+        return not self._to_generate and all(
+            item.completion is not None or item.tries >= MAX_TRIES for item in self._items
+        )
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether there are prompts left and nobody to ask, or it has taken too long."""
+        has_nobody = bool(self._to_generate) and not self._serving and not self._loads
+        return has_nobody or time.monotonic() > self._deadline
+
+    @property
     def answers(self) -> list[HeldOutAnswer]:
         """What came out, in the order of the prompts."""
         return [
@@ -126,11 +159,11 @@ class Evaluation:
     def step(self) -> None:
         """Send what can be sent, take what has come; never waits."""
         for event in self._rollout.poll():
-            self._on_rollout(event)
+            self.on_rollout(event)
         for principle, fleet in self._verifiers.items():
             for event in fleet.poll():
-                self._on_verifier(principle, event)
-        self._send()
+                self.on_verifier(principle, event)
+        self.send()
 
     def _prepare(self, engine: str) -> None:
         """Let an engine serve the version, if it does not; one that does says so at once."""
@@ -142,7 +175,8 @@ class Evaluation:
             engine, "load_weights", arguments, context=_Load(), deadline_s=LOAD_CALL_S
         )
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """Ask as many engines and verifiers as there is room for."""
         while self._to_generate and self._open < self._config.evaluation.batch_size:
             engine = self._rollout.least_busy(self._serving)
             if engine is None:
@@ -153,7 +187,7 @@ class Evaluation:
                 engine,
                 "generate",
                 {"lease": self._lease(index, deadline_s)},
-                context=_Asked(index),
+                context=Asked(self._number, index),
                 deadline_s=deadline_s + 30,
             ):
                 self._open += 1
@@ -165,7 +199,7 @@ class Evaluation:
 
     def _lease(self, index: int, deadline_s: float) -> Lease:
         return Lease(
-            key=GroupKey(EVALUATION_EPOCH, index),
+            key=GroupKey(self._epoch, index),
             attempt=self._items[index].tries,
             fence=self._fence,
             prompt=self._items[index].prompt,
@@ -181,32 +215,34 @@ class Evaluation:
         fleet = self._verifiers[principle]
         actor = fleet.least_busy()
         item = self._items[index]
-        arguments = {"payload": item.payload, "key": GroupKey(EVALUATION_EPOCH, index)}
+        arguments = {"payload": item.payload, "key": GroupKey(self._epoch, index)}
         timeout_s = self._config.principles[principle].timeout_s + 10
         if actor is not None and fleet.call(
             actor,
             "score",
             {**arguments, "attempt": item.tries},
-            context=_Asked(index),
+            context=Asked(self._number, index),
             deadline_s=timeout_s,
         ):
             self._open += 1
         else:
             self._to_score.append((index, principle))
 
-    def _on_rollout(self, event: FleetEvent) -> None:
+    def on_rollout(self, event: FleetEvent) -> None:
+        """Something happened to an engine. Raises ``SafeladderError`` if none is left."""
         match event:
             case Exhausted():
                 raise SafeladderError(f"no rollout actor is left: {event.reason}")
             case Joined():
-                self._prepare(event.actor)
+                if self._loads:
+                    self._prepare(event.actor)
             case Lost():
                 self._serving.discard(event.actor)
                 for index in self._close(event.contexts):
                     self._again(index)
             case Reply(context=_Load()):
                 self._on_loaded(event)
-            case Reply(context=_Asked(index)):
+            case Reply(context=Asked(number, index)) if number == self._number:
                 self._open -= 1
                 self._on_answer(index, event.value)
             case _:  # a late answer to the loop
@@ -235,17 +271,17 @@ class Evaluation:
             return
         item = self._items[index]
         item.completion, item.payload = completion, value.payload
-        route = self._config.routes[item.prompt.route]
-        self._to_score.extend((index, principle) for principle in route)
+        self._to_score.extend((index, principle) for principle in self._principles[index])
 
-    def _on_verifier(self, principle: str, event: FleetEvent) -> None:
+    def on_verifier(self, principle: str, event: FleetEvent) -> None:
+        """Something happened to a verifier. Raises ``VerifierUnavailableError`` if none is left."""
         match event:
             case Exhausted():
                 raise VerifierUnavailableError(f"no {principle} verifier is left: {event.reason}")
             case Lost():
                 lost = self._close(event.contexts)
                 self._to_score.extend((index, principle) for index in lost)
-            case Reply(context=_Asked(index)):
+            case Reply(context=Asked(number, index)) if number == self._number:
                 self._open -= 1
                 self._on_scored(index, principle, event.value)
             case _:  # a start, or a late answer to the loop
@@ -261,7 +297,8 @@ class Evaluation:
 
     def _close(self, contexts: Sequence[Any]) -> list[int]:
         """Prompts of our own calls among those that died with an actor."""
-        indexes = [context.index for context in contexts if isinstance(context, _Asked)]
+        ours = (context for context in contexts if isinstance(context, Asked))
+        indexes = [context.index for context in ours if context.evaluation == self._number]
         self._open -= len(indexes)
         return indexes
 

@@ -15,7 +15,7 @@ from cluster.asking import Asking
 from cluster.scoring import GroupScores
 from cluster.transitions import EDGES, DropReason, GroupState, LedgerSnapshot, Transition
 from safeladder.draws import Passes
-from safeladder.records import GroupHeader, GroupKey
+from safeladder.records import GroupHeader, GroupKey, TrainGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,18 @@ class Group:
     reference: Any = None
     entered_s: dict[GroupState, float] = field(default_factory=dict)
     """When it last entered each state, by the coordinator's clock."""
+
+    def to_train(self) -> TrainGroup:
+        """As the learner gets it."""
+        assert self.scores is not None, f"{self.key} has no scores"
+        return TrainGroup(
+            key=self.key,
+            attempt=self.attempt,
+            payload=self.payload,
+            reference=self.reference,
+            rewards=self.rewards,
+            audit=self.scores.audit(),
+        )
 
     @property
     def payloads(self) -> tuple[Any, ...]:
@@ -105,6 +117,12 @@ class GroupTable:
     def admitted(self) -> list[Group]:
         """Groups of the next or running step, in order of key."""
         return [self._admitted[key] for key in sorted(self._admitted)]
+
+    @property
+    def in_no_step(self) -> list[Group]:
+        """Living groups that are not ADMITTED, in order of key."""
+        groups = (self._groups[key] for key in sorted(self._groups))
+        return [group for group in groups if group.state is not GroupState.ADMITTED]
 
     def __getitem__(self, key: GroupKey) -> Group:
         """The living group with this key."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from safeladder.config import Config
+
 QUEUE_GRACE_S = 1800.0
 """The learner works off checkpoints and publications before a step; its own deadlines are shorter,
 so this one only ends a wait that nobody else ended."""
@@ -15,16 +17,28 @@ so this one only ends a wait that nobody else ended."""
 class LearnerState:
     """Counts versions; version v exists once step v is committed."""
 
-    def __init__(self, version: int, step_deadline_s: float) -> None:
+    def __init__(self, version: int, config: Config) -> None:
         self.version = version
         """Committed."""
+        self.last_step = config.run.steps
+        """The run ends with it."""
         self.published = 0
         """Engines can load it. Version 0 is the model that they start with."""
         self.running_step: int | None = None
         self._asked = 0
-        self._deadline_s = step_deadline_s + QUEUE_GRACE_S
+        self._deadline_s = config.learner.step_deadline_s + QUEUE_GRACE_S
         self._step_due_s = math.inf
         self._publication_due_s = math.inf
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the last step is committed."""
+        return self.version >= self.last_step
+
+    def end_early(self) -> int:
+        """The running step, else the last committed one, is the last; its number."""
+        self.last_step = min(self.last_step, self.running_step or self.version)
+        return self.last_step
 
     def start_step(self, now_s: float) -> int:
         """Begin the next step and return its number."""

@@ -73,6 +73,8 @@ class LeaseDesk:
         num_samples = config.rollout.group_size + config.rollout.oversample
         self._engines = EngineTable(num_samples)
         self.lead = Lead(config.schedule)
+        self.last_step = config.run.steps
+        """No group is leased for a later one."""
         self._answer_tokens = float(num_samples * config.rollout.max_new_tokens)
         """Expected tokens of all siblings; as long as they can be, before any came."""
         self._num_generated = 0
@@ -284,7 +286,7 @@ class LeaseDesk:
         if served_version < self._first_version:
             return 0
         schedule = self._config.schedule
-        total = self._config.run.steps * schedule.groups_per_step
+        total = self.last_step * schedule.groups_per_step
         ahead = self._groups.counts[GroupState.TRAINED] + self.lead.num_groups
         return min(schedule.admission_limit(served_version), ahead, total)
 

@@ -28,6 +28,8 @@ from cluster.fleet_keeper import FleetKeeper
 from cluster.learner_group import LearnerGroup, LearnerLost
 from cluster.ledger import Ledger
 from cluster.panel_keeper import PanelKeeper
+from cluster.probe_keeper import ProbeKeeper
+from cluster.probe_log import Ruling
 from cluster.protocol import (
     ROLLOUT,
     ActorLost,
@@ -63,7 +65,7 @@ from cluster.services import VerifierServices
 from cluster.telemetry import Telemetry
 from cluster.weight_store import PublishedWeights, WeightStore
 from safeladder.config import Config
-from safeladder.errors import RunFailedError, SafeladderError
+from safeladder.errors import RunFailedError, SafeladderError, TrippedError
 from safeladder.records import (
     GenerationFailure,
     StepPayloadsLost,
@@ -110,31 +112,44 @@ class Loop:
         learners: LearnerGroup,
         weights: WeightStore,
         keeper: PanelKeeper,
+        probes: ProbeKeeper,
         fleets: FleetKeeper,
         services: VerifierServices,
         telemetry: Telemetry,
         save: Callable[[int], None],
+        saved: int | None = None,
     ) -> None:
         self._config = config
         self._fence = fence
         self._coordinator = coordinator
         self._ledger = ledger
         self._rollout = rollout
-        self._scorers = Scorers(verifiers, reference, keeper, telemetry)
+        self._scorers = Scorers(verifiers, reference, keeper, probes, telemetry)
         self._learners = learners
         self._weights = weights
         self._keeper = keeper
+        self._probes = probes
         self._fleets = fleets
         self._services = services
         self._telemetry = telemetry
         self._save = save
+        self._held: set[str] = set()
+        """Engines whose load of newer weights waits for a round of probes."""
+        self._saved = saved
+        self._ruling: Ruling | None = None
+        """Why the run ends before its last step."""
+        self._is_over = False
         self._events: list[Event] = []
         self._steps: list[tuple[TrainOrder, StepReport]] = []
         """Committed in this turn."""
 
-    def run(self) -> None:
-        """Train until the coordinator says ``Finish``. Raises ``RunFailedError`` on ``Fail`` and
-        ``FencedError`` when a newer driver owns the run."""
+    def run(self) -> Ruling | None:
+        """Train until the coordinator says ``Finish``, and a round of probes that is open then is
+        over; returns why that was early, if it was. Raises ``RunFailedError`` on ``Fail``,
+        ``TrippedError`` for a tripwire that does not let the step end, and ``FencedError`` when a
+        newer driver owns the run."""
+        if (standing := self._probes.standing()) is not None:
+            self._end_early(standing)
         self._announce_living_actors()
         while True:
             began = time.monotonic()
@@ -147,11 +162,16 @@ class Loop:
             self._ledger.apply(transitions, self._fence, self._coordinator.constraints.drain())
             for command in commands:
                 if isinstance(command, Finish):
-                    return
-                self._execute(command)
+                    self._is_over = True
+                else:
+                    self._execute(command)
+            if self._is_over and not self._probes.is_open:
+                self._save_an_early_end()
+                return self._ruling
             self._rollout.send()
             self._scorers.send()
             self._tell_steps()
+            self._follow_probes()
             self._events += self._keeper.step()
             self._events += self._fleets.step(self._coordinator)
             self._services.supervise()
@@ -171,6 +191,32 @@ class Loop:
         steps, self._steps = self._steps, []
         for order, report in steps:
             self._telemetry.trained(order, report, self._coordinator)
+
+    # ---- probes -------------------------------------------------------------------------------
+
+    def _follow_probes(self) -> None:
+        ruling = self._probes.step()
+        if ruling is not None:
+            if ruling.kind in ("fail", "rollback"):
+                raise TrippedError(ruling.text, ruling.kind)
+            self._end_early(ruling)
+        for engine in [held for held in self._held if not self._probes.holds(held)]:
+            self._held.remove(engine)
+            newest = self._weights.newest
+            if newest is not None and engine in self._rollout.ready:
+                self._load(LoadWeights(engine, newest.manifest.version))
+
+    def _end_early(self, ruling: Ruling) -> None:
+        """The running step is the last; a pause goes before an exit."""
+        last = self._coordinator.end_early()
+        if self._ruling is None or ruling.kind == "pause":
+            self._ruling = ruling
+        self._telemetry.ends_early(last)
+
+    def _save_an_early_end(self) -> None:
+        """Its checkpoint, unless one of that step was due; the learner has done all else."""
+        if self._ruling is not None and (last := self._coordinator.last_step) != self._saved:
+            self._save(last)
 
     # ---- events -------------------------------------------------------------------------------
 
@@ -192,6 +238,7 @@ class Loop:
             return
         for event in self._rollout.poll():
             self._on_rollout(event)
+            self._probes.on_rollout(event)
         self._events += self._scorers.poll()
 
     def _on_rollout(self, event: FleetEvent) -> None:
@@ -234,6 +281,7 @@ class Loop:
         if status.failure is not None:
             self._telemetry.alert("weights", f"{reply.actor}: {status.failure}")
         self._events.append(EngineServing(reply.actor, status.served_version, status.profile))
+        self._probes.serves(reply.actor, status.served_version)
 
     def _on_lease_answered(self, reply: Reply) -> None:
         event = lease_calls.answer(reply)
@@ -253,6 +301,7 @@ class Loop:
             self._events.append(StepCommitted(value))
             if self._is_checkpoint_due(value.step):
                 self._save(value.step)
+                self._saved = value.step
         elif isinstance(value, StepPayloadsLost):
             self._events += [PayloadLost(key, attempt) for key, attempt in value.groups]
         elif isinstance(context, Publish):
@@ -310,10 +359,14 @@ class Loop:
         newest = self._weights.newest
         if newest is None:
             self._events.append(EngineServing(engine, 0))
+            self._probes.serves(engine, 0)
         else:
             self._load(LoadWeights(engine, newest.manifest.version))
 
     def _load(self, command: LoadWeights) -> None:
+        if self._probes.holds(command.engine):
+            self._held.add(command.engine)
+            return
         weights = self._weights.acquire(command.version)
         sent = self._rollout.call(
             command.engine,

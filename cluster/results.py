@@ -85,6 +85,7 @@ class Results:
         coordinator: Coordinator,
         telemetry: Telemetry,
         *,
+        ended: Mapping[str, Any],
         verifiers: Mapping[str, str],
         wall_s: float,
         peak_pss_bytes: int,
@@ -94,7 +95,8 @@ class Results:
         summary: dict[str, Any] = {
             "run": self._config.run.name,
             **self.table(),
-            "steps": self._config.run.steps,
+            "steps": coordinator.last_step,
+            **ended,
             "staleness_max": status.staleness_max,
             "groups_trained": status.counts.get("trained", 0),
             "groups_dropped": dict(status.dropped_by_reason),

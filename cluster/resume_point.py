@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.ledger import taken_back
+from cluster.probe_log import ProbeLog
 from cluster.run_directory import RunDirectory
-from learners.checkpoints import committed, inventory, newest_valid, take_over
+from learners.checkpoints import CheckpointManifest, committed, inventory, newest_valid, take_over
 from safeladder.config import Config
 from safeladder.errors import NotResumableError
 
@@ -46,6 +47,7 @@ class ResumePoint:
     @classmethod
     def find(cls, config: Config, directory: RunDirectory) -> ResumePoint:
         """The newest checkpoint that verifies. Raises ``NotResumableError``."""
+        require_not_failed(directory)
         seen = inventory(directory.checkpoints)
         checkpoint, skipped = newest_checkpoint(directory)
         initial = config.model.path if checkpoint is None else initial_policy(config, directory)
@@ -68,10 +70,17 @@ def newest_checkpoint(directory: RunDirectory) -> tuple[Path | None, list[str]]:
     ledger. Raises ``NotResumableError`` if there were some and none is left.
     """
     skipped: list[tuple[Path, str]] = []
+    probes = ProbeLog(directory.probes)
+    behind: list[str] = []
+
+    def veto(found: CheckpointManifest) -> str | None:
+        if (why := probes.forbids(found.fence, found.step)) is not None:
+            behind.append(why)
+            return why
+        return taken_back(directory.ledger, found.fence, found.step)
+
     for root in (directory.checkpoints, directory.initial):
-        path, _, unusable = newest_valid(
-            root, veto=lambda found: taken_back(directory.ledger, found.fence, found.step)
-        )
+        path, _, unusable = newest_valid(root, veto=veto)
         skipped += unusable
         if path is not None:
             sentences = [f"checkpoint {place.name} is skipped: {why}" for place, why in skipped]
@@ -81,8 +90,18 @@ def newest_checkpoint(directory: RunDirectory) -> tuple[Path | None, list[str]]:
     if not any(committed(root) for root in (directory.checkpoints, directory.initial)):
         log.warning("no checkpoint was finished: the run begins anew")
         return None, [why for _, why in skipped]
+    if skipped and len(behind) == len(skipped):
+        log.warning("no checkpoint is from before the fall: the run begins anew")
+        return None, behind
     reasons = "; ".join(f"{path.name}: {why}" for path, why in skipped) or "all are gone"
     raise NotResumableError(f"{directory.path} has no checkpoint to continue from ({reasons})")
+
+
+def require_not_failed(directory: RunDirectory) -> None:
+    """Raise ``NotResumableError`` if a tripwire has ended the run for good."""
+    for _, ruling in ProbeLog(directory.probes).rulings:
+        if ruling.kind == "fail":
+            raise NotResumableError(f"{directory.path} was ended for good: {ruling.text}")
 
 
 def initial_policy(config: Config, directory: RunDirectory) -> Path:

@@ -24,6 +24,8 @@ from cluster.execution import Execution, Started
 from cluster.fleet_keeper import FleetKeeper
 from cluster.loop import Loop
 from cluster.panel_keeper import PanelKeeper
+from cluster.probe_keeper import ProbeKeeper, outcome, probe_prompts
+from cluster.probe_log import Ruling
 from cluster.resume_point import ResumePoint
 from cluster.run_directory import RunDirectory
 from cluster.supervised import accepted_rows
@@ -32,6 +34,7 @@ from cluster.telemetry import Telemetry
 from curricula.training_prompts import prompt_source
 from safeladder.commit_points import reached
 from safeladder.config import Config
+from safeladder.errors import TrippedError
 
 SFT_DEADLINE_S = 4 * 3600.0
 
@@ -58,13 +61,27 @@ class Run(Execution):
             for text in self._point.skipped:
                 telemetry.alert("checkpoint", text)
             self._before_rl(up.config, up.crew)
-            coordinator = self._rl(up, telemetry)
+            probes = ProbeKeeper(
+                up.config,
+                probe_prompts(up.config),
+                up.crew.rollout,
+                lambda: up.crew.judges,
+                telemetry,
+                self._directory.probes,
+                fence=self._fence,
+                step=self._step,
+            )
+            coordinator, ruling = self._rl(up, telemetry, probes)
+            self._step = coordinator.last_step
+            if ruling is not None and ruling.kind == "pause":
+                raise TrippedError(f"{ruling.text}; go on by `safeladder resume`", "pause")
             self._evaluate("after", up.crew)
             self._footprint.stop()
             up.ledger.require_newest(self._fence)
             summary = self._results.summarize(
                 coordinator,
                 telemetry,
+                ended=outcome(probes, ruling),
                 verifiers=up.crew.verifier_versions,
                 wall_s=time.monotonic() - self._started,
                 peak_pss_bytes=self._footprint.peak_pss_bytes,
@@ -75,7 +92,6 @@ class Run(Execution):
         reached("summary.written")
         report = self._results.report(summary, sys.stdout)
         self._say(f"report: {report}")
-        self._step = self._config.run.steps
         self._write_status("finished", exit_code=0)
         reached("run.finished")
         return 0
@@ -110,7 +126,9 @@ class Run(Execution):
             self._evaluate("after_sft", crew)
         crew.start_reference(base)
 
-    def _rl(self, up: Started, telemetry: Telemetry) -> Coordinator:
+    def _rl(
+        self, up: Started, telemetry: Telemetry, probes: ProbeKeeper
+    ) -> tuple[Coordinator, Ruling | None]:
         config, crew = up.config, up.crew
         self._write_status("running")
         self._say(f"training: {config.run.steps - self._step} steps")
@@ -118,7 +136,7 @@ class Run(Execution):
         telemetry.panel_in_force(crew.panel, crew.verifier_versions)
         swaps = Swaps(self._directory)
         keeper = PanelKeeper(self._panel_source, crew, swaps, up.services, telemetry)
-        Loop(
+        ruling = Loop(
             config,
             fence=self._fence,
             coordinator=coordinator,
@@ -126,6 +144,7 @@ class Run(Execution):
             rollout=crew.rollout,
             verifiers=crew.verifiers,
             keeper=keeper,
+            probes=probes,
             fleets=FleetKeeper(crew.rollout, self._directory, telemetry),
             reference=crew.reference,
             learners=crew.learners,
@@ -133,7 +152,8 @@ class Run(Execution):
             services=up.services,
             telemetry=telemetry,
             save=lambda step: crew.queue_save(step, self._directory.checkpoints),
+            saved=self._step if self._point.checkpoint is not None else None,
         ).run()
         crew.settle()
         reached("loop.finished")
-        return coordinator
+        return coordinator, ruling

@@ -8,6 +8,7 @@
     ledger.sqlite                the life of every group
     metrics.jsonl  verdicts.jsonl  samples.jsonl
     steps.jsonl                  what each step measured, and the digest of its weights
+    probes.jsonl                 what held-out probes measured, and what followed
     profiles.json                what each rollout engine measured of itself
     batches/  checkpoints/  evaluation/  initial/  services/  wandb/
     summary.json  report.html    written at the end
@@ -171,6 +172,10 @@ class RunDirectory:
     @property
     def profiles(self) -> Path:
         return self.path / "profiles.json"
+
+    @property
+    def probes(self) -> Path:
+        return self.path / "probes.jsonl"
 
     @property
     def batches(self) -> Path:

@@ -13,8 +13,10 @@ from typing import Any
 from actors.reference import ReferenceFailure, ReferenceScored
 from actors.verifier import ScoredGroup, ScorePayloadLost
 from cluster.engines import LOAD_CALL_S
+from cluster.evaluation import Asked
 from cluster.fleet import Exhausted, Fleet, FleetEvent, Joined, Lost, Reply
 from cluster.panel_keeper import CALLS_PER_VERIFIER, CanaryCall, PanelKeeper
+from cluster.probe_keeper import ProbeKeeper
 from cluster.protocol import (
     REFERENCE,
     ActorJoined,
@@ -70,11 +72,13 @@ class Scorers:
         verifiers: dict[str, Fleet],
         reference: Fleet | None,
         keeper: PanelKeeper,
+        probes: ProbeKeeper,
         telemetry: Telemetry,
     ) -> None:
         self._verifiers = verifiers
         self._reference = reference
         self._keeper = keeper
+        self._probes = probes
         self._telemetry = telemetry
         self._paces: dict[str, Pace] = {}
         """Actor → its pace, once it has answered."""
@@ -100,6 +104,7 @@ class Scorers:
         events: list[Event] = []
         for fleet in self._verifiers.values():
             for event in fleet.poll():
+                self._probes.on_verifier(fleet.name, event)
                 events += self._on_verifier(fleet.name, event)
         if self._reference is not None:
             for event in self._reference.poll():
@@ -165,6 +170,8 @@ class Scorers:
                 raise VerifierUnavailableError(spent(fleet, event.reason))
             case Reply(context=CanaryCall()):
                 self._keeper.take(event.context, event.value)
+                return []
+            case Reply(context=Asked()):
                 return []
         call, value = event.context, event.value
         if isinstance(value, ScoredGroup):

@@ -15,6 +15,7 @@ from cluster.fleet_usage import FleetUsage
 from cluster.live import write_live
 from cluster.monitor_link import MonitorLink
 from cluster.panel import Panel
+from cluster.probe_log import Round
 from cluster.protocol import Alert, PauseTraining, ResumeTraining, VerdictsTaken
 from cluster.remote import fetch
 from cluster.run_directory import RunDirectory, Status
@@ -110,6 +111,17 @@ class Telemetry:
         self.panel_in_force(panel, versions)
         self._canaries = {}
         self.alert("principles", text)
+
+    def ends_early(self, last_step: int) -> None:
+        """The run ends with this step."""
+        self._terminal.say(f"the run ends with step {last_step}")
+
+    def probed(self, found: Round) -> None:
+        """A round of held-out probes is over."""
+        values = {f"eval/{name}": value for name, value in found.values.items()}
+        self._monitor.send("record", kind="eval", values={"eval/step": found.step, **values})
+        text = ", ".join(f"{name} {value:.3f}" for name, value in found.values.items())
+        self._terminal.say(f"probes at step {found.step}: {text or 'no value'}")
 
     def notice(self, command: Alert | PauseTraining | ResumeTraining | VerdictsTaken) -> None:
         """What the coordinator wants people to know."""

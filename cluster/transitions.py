@@ -47,6 +47,8 @@ class DropReason(StrEnum):
     """All siblings earned the same reward."""
     FAILED = "failed"
     """Attempts spent, or a prompt that cannot be generated from."""
+    UNNEEDED = "unneeded"
+    """The run ended early, and its last step was full."""
 
 
 _LIVING = (

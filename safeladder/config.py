@@ -34,6 +34,10 @@ from safeladder.fleet_config import engine_fleets
 from safeladder.learner_config import LearnerConfig as LearnerConfig
 from safeladder.objective_config import ObjectiveConfig as ObjectiveConfig
 from safeladder.objective_profiles import with_reference_of_profile
+from safeladder.probe_config import ExitConfig as ExitConfig
+from safeladder.probe_config import ProbesConfig as ProbesConfig
+from safeladder.probe_config import TripwireConfig as TripwireConfig
+from safeladder.probe_config import require_probes, require_room_to_roll_back
 from safeladder.rollout_config import RolloutConfig as RolloutConfig
 from safeladder.rollout_config import VllmConfig as VllmConfig
 from safeladder.service_config import ServiceConfig as ServiceConfig
@@ -255,6 +259,10 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    probes: ProbesConfig = ProbesConfig()
+    tripwires: dict[Name, TripwireConfig] = Field(default={})
+    """Tripwire → the probe that it watches, and what a fall leads to."""
+    exit: ExitConfig = ExitConfig()
     placement: PlacementConfig = PlacementConfig()
 
     @model_validator(mode="before")
@@ -349,6 +357,15 @@ class Config(Section):
                     f"weights.transport: {transport} needs {fleet.key}.engine: vllm, "
                     "or set it to object_store"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _probes_are_there(self) -> Self:
+        require_probes(self.probes, self.tripwires, self.exit, self.principles, self.stage)
+        kept, staleness = self.checkpoint, self.schedule.max_staleness
+        require_room_to_roll_back(
+            self.probes, self.tripwires, kept.every_steps, kept.keep, staleness
+        )
         return self
 
     @property

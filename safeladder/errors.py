@@ -9,6 +9,7 @@
     ├── EnvironmentUnfitError    3   model, dtype, port, disk
     ├── VerifierUnavailableError 4   a verifier that does not answer, or is invalid past its budget
     ├── DivergedError            5   training stopped by a guard
+    │   └── TrippedError         5   a held-out probe fell past the bound of a tripwire
     ├── NotResumableError        6   no checkpoint that verifies
     │   └── ChecksumError        6   bytes that differ from their manifest
     ├── AuditError               7   what a run has stored contradicts itself
@@ -62,6 +63,14 @@ class DivergedError(SafeladderError):
     """Training left its bounds (non-finite loss or gradient norm)."""
 
     exit_code = 5
+
+
+class TrippedError(DivergedError):
+    """A tripwire ends this execution of the run; ``action`` is the tripwire's."""
+
+    def __init__(self, text: str, action: str) -> None:
+        super().__init__(text)
+        self.action = action
 
 
 class NotResumableError(SafeladderError):

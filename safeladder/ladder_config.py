@@ -3,8 +3,8 @@
 A rung names what it changes; everything else is the file's own. Each becomes an ordinary ``Config``
 of an ordinary run below the ladder's folder:
 
-* ``exit.steps`` is its ``run.steps``, and bounds it; what else stands under ``exit`` is its section
-  ``exit``.
+* ``exit.steps`` is its ``run.steps``, and bounds it; a stage that passes over rows needs none. What
+  else stands under ``exit`` is its section ``exit``, and probes of the file are asked in RL only.
 * ``routes`` of a rung take the place of the file's, and principles that none of them names are not
   started in it: the principles of the file are the library that rungs choose from.
 * All other keys are merged as a further config file would be.
@@ -53,7 +53,8 @@ class _RungKeys(Section):
     """What a rung has beside the keys of a config."""
 
     name: Name
-    steps: PositiveInt
+    steps: PositiveInt | None = None
+    """None, of a stage that passes over rows: after its epochs."""
     carry_over: CarryOver = CarryOver()
 
 
@@ -149,19 +150,22 @@ def _identity(base: Tree) -> tuple[str, Path]:
 def _rung(number: int, name: str, keys: Any, base: Tree, root: Path) -> Rung:
     if not isinstance(keys, dict):
         raise ConfigError(f"wants `key: value` lines, not {keys!r}")
-    exit_keys = keys.get("exit")
-    if not isinstance(exit_keys, dict) or "steps" not in exit_keys:
-        raise ConfigError("exit.steps is missing: a rung has an upper bound of steps")
-    own = _own_keys(name, exit_keys["steps"], keys.get("carry_over"))
+    tree = merged(base, {k: v for k, v in keys.items() if k not in ("exit", "carry_over")})
+    is_rl = tree.get("stage", "rl") == "rl"
+    exit_keys = keys.get("exit", {} if not is_rl else None)
+    if not isinstance(exit_keys, dict) or (is_rl and "steps" not in exit_keys):
+        raise ConfigError("exit.steps is missing: a rung of RL has an upper bound of steps")
+    own = _own_keys(name, exit_keys.get("steps"), keys.get("carry_over"))
     if own.carry_over != CarryOver() and number == 1:
         raise ConfigError("carry_over: there is no rung before it; remove it")
     run = keys.get("run", {})
     if isinstance(run, dict) and (taken := sorted(run.keys() & {"name", "root", "steps"})):
         raise ConfigError(f"run.{taken[0]} is the ladder's business; remove it")
-    tree = merged(base, {k: v for k, v in keys.items() if k not in ("exit", "carry_over")})
+    if not is_rl:  # nothing is asked in them
+        tree = {k: v for k, v in tree.items() if k not in ("probes", "tripwires") or k in keys}
     if "routes" in keys:
         tree = _with_routes(tree, keys["routes"])
-    place = {"name": f"{number:02d}-{name}", "root": str(root), "steps": own.steps}
+    place = {"name": f"{number:02d}-{name}", "root": str(root), "steps": own.steps or 0}
     tree = merged(tree, {"run": place})
     if conditions := {k: v for k, v in exit_keys.items() if k != "steps"}:
         tree = merged(tree, {"exit": conditions})
@@ -169,7 +173,7 @@ def _rung(number: int, name: str, keys: Any, base: Tree, root: Path) -> Rung:
 
 
 def _own_keys(name: str, steps: Any, carry_over: Any) -> _RungKeys:
-    given = {"name": name, "steps": steps}
+    given = {"name": name} if steps is None else {"name": name, "steps": steps}
     try:
         return _RungKeys.model_validate(
             given if carry_over is None else given | {"carry_over": carry_over}

@@ -290,3 +290,30 @@ def test_every_problem_is_one_of_the_errors_with_an_exit_code() -> None:
     for error in (ConfigError, DataError, EnvironmentUnfitError, VerifierUnavailableError):
         assert issubclass(error, SafeladderError)
         assert error.exit_code in (2, 3, 4)
+
+
+def probed(tmp_path: Path, rows: str) -> Config:
+    file = tmp_path / "probe.jsonl"
+    file.write_text(rows)
+    tree = build(tmp_path).model_dump(mode="json", exclude_unset=True)
+    tree["principles"]["asked"] = {"verifier": JUDGE}
+    tree["probes"] = {"sets": {"held": {"data": [str(file)], "principle": "asked"}}}
+    return Config.model_validate(tree)
+
+
+def test_a_principle_that_only_a_probe_asks_is_of_use(tmp_path: Path, model: Path) -> None:
+    preflight(probed(tmp_path, '{"id": "1", "prompt": "?", "route": "task"}\n'))
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ("", "the file is empty"),
+        ('{"id": "1", "prompt": "?", "route": "x"}\n', r"probe\.jsonl:1: .*route"),
+    ],
+)
+def test_the_rows_of_a_probe_are_read_before_the_start(
+    tmp_path: Path, model: Path, rows: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        preflight(probed(tmp_path, rows))

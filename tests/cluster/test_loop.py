@@ -73,6 +73,8 @@ def make_loop(
     verifiers: ScriptedFleet | None = None,
     reference: ScriptedFleet | None = None,
     learned: Sequence[LearnerReply] = (),
+    probes: object = None,
+    **more: object,
 ) -> Loop:
     return Loop(
         make_config(),
@@ -86,9 +88,18 @@ def make_loop(
         weights=weights,
         fleets=Mock(step=lambda _: []),
         keeper=Mock(step=lambda: []),
+        probes=probes or make_probes(),
         services=Mock(),
         telemetry=Mock(),
-        save=lambda _: None,
+        **{"save": lambda _: None} | more,  # type: ignore[arg-type]
+    )
+
+
+def make_probes(**says: object) -> Mock:
+    """No probes, unless a test says otherwise."""
+    return Mock(
+        **{"step": lambda: None, "standing": lambda: None, "holds": lambda _: False} | says,
+        is_open=False,
     )
 
 
@@ -172,7 +183,7 @@ def test_a_payload_that_a_probe_cannot_read_is_not_lost_to_its_group() -> None:
 
 def test_a_verifier_is_told_another_attempt_for_each_probe() -> None:
     verifiers = ScriptedFleet("judge-0")
-    scorers = Scorers({"verifier/safety": verifiers}, None, Mock(), Mock())  # type: ignore[dict-item]
+    scorers = Scorers({"verifier/safety": verifiers}, None, Mock(), Mock(), Mock())  # type: ignore[dict-item]
     for number in (1, -1, -2):
         scorers.score(Score(GroupKey(0, 1), 7, "verifier/safety", number, "s", "p", (0,), 30.0))
     attempts = [call.arguments["attempt"] for call in verifiers.take()]

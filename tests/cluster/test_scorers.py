@@ -53,7 +53,7 @@ def test_a_quick_reference_is_given_more_calls(
     now = 1e6
     monkeypatch.setattr(scorers_module.time, "monotonic", lambda: now)
     fleet = ScriptedFleet("reference-0")
-    scorers = Scorers({}, fleet, Mock(), Mock())  # type: ignore[arg-type]
+    scorers = Scorers({}, fleet, Mock(), Mock(), Mock())  # type: ignore[arg-type]
     said: list[Event] = list(scorers.announce())
     for number in range(100):
         now += 0.005
@@ -73,7 +73,7 @@ def test_a_call_that_found_no_payload_holds_its_slot_no_longer() -> None:
     play = Play(make_config(reference={"kl_coefficient": 0.1}))
     play.send(ActorJoined(REFERENCE, "reference-0", 1))
     fleet = ScriptedFleet("reference-0")
-    scorers = Scorers({}, fleet, Mock(), Mock())  # type: ignore[arg-type]
+    scorers = Scorers({}, fleet, Mock(), Mock(), Mock())  # type: ignore[arg-type]
     for grant in play.take(GrantLease)[:2]:
         play.generate(grant)
     for score in play.take(Score):
