@@ -104,7 +104,7 @@ class Climb:
             number=rung.number,
             name=rung.name,
             run=rung.folder,
-            stage=getattr(rung.config, "stage", "rl"),
+            stage=rung.config.stage,
             config_sha256=config_hash(rung.starting_from(start.folder(self._directory.path))),
             start=start,
             started_unix_s=time.time(),

@@ -14,6 +14,8 @@ from rich.table import Table
 from cluster.ladder import Runner, climb, require_unfinished
 from cluster.ladder_checks import check_rungs
 from cluster.ladder_directory import LadderDirectory, require_absent
+from cluster.ladder_table import columns_of, evaluations
+from cluster.lineage import Lineage
 from cluster.placement import prepare_ray
 from cluster.resume_point import newest_checkpoint
 from cluster.run_directory import RunDirectory, recorded
@@ -64,17 +66,32 @@ def _runner() -> Runner:
 
 
 def ladder_command(path: Path, *, as_json: bool) -> int:
-    """Print the rungs; returns the exit code."""
+    """Print the rungs and what they were worth; returns the exit code."""
     directory = LadderDirectory.open(path)
     lineage = directory.read_lineage()
+    columns = columns_of(directory)
     if as_json:
-        typer.echo(json.dumps(asdict(lineage), ensure_ascii=False))
+        rows = [column.as_row() for column in columns]
+        typer.echo(json.dumps(asdict(lineage) | {"evaluations": rows}, ensure_ascii=False))
         return 0
-    table = Table("rung", "stage", "steps", "ended", "starts from")
+    console = Console(file=sys.stdout, markup=False)
+    console.print(_rungs(directory, lineage))
+    if columns:
+        console.print(evaluations(columns))
+        console.print(
+            "Shares in %, beside them the change in points and relative to the base (where that is "
+            "10 % or more), and the 95 % interval of the change."
+        )
+    return 0
+
+
+def _rungs(directory: LadderDirectory, lineage: Lineage) -> Table:
+    table = Table("rung", "stage", "steps", "ended", "probes", "starts from", title="Rungs")
     for record in lineage.rungs:
         ended = "running" if record.end is None else str(record.exit.get("reason", ""))
-        table.add_row(record.run, record.stage, str(record.steps), ended, record.start.path)
+        probes = ", ".join(f"{name} {value:.3f}" for name, value in record.probes.items())
+        start = record.start.path
+        table.add_row(record.run, record.stage, str(record.steps), ended, probes, start)
     for rung in directory.ladder().rungs[len(lineage.rungs) :]:
-        table.add_row(rung.folder, getattr(rung.config, "stage", "rl"), "", "not begun", "")
-    Console(file=sys.stdout).print(table)
-    return 0
+        table.add_row(rung.folder, rung.config.stage, "", "not begun", "", "")
+    return table

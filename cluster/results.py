@@ -22,6 +22,7 @@ from cluster.telemetry import Telemetry
 from evals.detector import ResponseDetector
 from evals.held_out import KINDS, Change, JudgedAnswer, Outcomes, compare, judge
 from evals.ifeval import item_of, outcomes_by_prompt
+from evals.standing import standing
 from safeladder.config import Config
 from safeladder.records import InvalidCause, Prompt, Verdict, VerdictStatus
 
@@ -80,6 +81,15 @@ class Results:
             seed=self._config.run.seed,
         )
 
+    def figures(self) -> dict[str, Any]:
+        """The table, and how the policy stands, all told; empty until there is a table."""
+        table = self.table()
+        return {**table, "standing": standing(table)} if table else {}
+
+    def outcomes(self, stage: str) -> Outcomes:
+        """Of a stage that is there, prompt by prompt; empty for one that is not."""
+        return self._outcomes.get(stage, {})
+
     def summarize(
         self,
         coordinator: Coordinator,
@@ -94,7 +104,7 @@ class Results:
         status = coordinator.status()
         summary: dict[str, Any] = {
             "run": self._config.run.name,
-            **self.table(),
+            **self.figures(),
             "steps": coordinator.last_step,
             **ended,
             "staleness_max": status.staleness_max,

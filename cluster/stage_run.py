@@ -179,7 +179,7 @@ class StageRun(Execution):
         }
         return {
             "run": self._config.run.name,
-            **self._results.table(),
+            **self._results.figures(),
             "stage": self._config.stage,
             "steps": self._total_steps,
             "rows": len(rows.rows),
