@@ -62,6 +62,7 @@ def finished_group(
         generate_s=made.generate_s,
         load=load,
         stopped=tuple(sample.num_sampled for sample in made.samples[needed:]),
+        told=sum(sample.tokens.size - sample.num_sampled for sample in made.samples),
     )
     return group, header
 

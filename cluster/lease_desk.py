@@ -75,7 +75,9 @@ class LeaseDesk:
         self.lead = Lead(config.schedule)
         self.last_step = config.run.steps
         """No group is leased for a later one."""
-        self._answer_tokens = float(num_samples * config.rollout.max_new_tokens)
+        rollout = config.rollout
+        most = rollout.max_model_tokens - rollout.max_prompt_tokens
+        self._answer_tokens = float(num_samples * most)
         """Expected tokens of all siblings; as long as they can be, before any came."""
         self._num_generated = 0
         self._ends: dict[GroupKey, float] = {}
@@ -138,9 +140,8 @@ class LeaseDesk:
         if header.load is not None:
             self._engines.note_load(header.engine, header.load)
         self._num_generated = min(self._num_generated + 1, GROUPS_REMEMBERED)
-        self._answer_tokens += (
-            sum(header.lengths + header.stopped) - self._answer_tokens
-        ) / self._num_generated
+        num_tokens = sum(header.lengths + header.stopped) + header.told
+        self._answer_tokens += (num_tokens - self._answer_tokens) / self._num_generated
         self._times.append(header.generate_s)
         self._engines.finish(header.engine, group.key)
         self.end(group)

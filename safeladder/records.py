@@ -129,14 +129,12 @@ class Completion:
         return int(self.tokens.size if self.loss_mask is None else self.loss_mask.sum())
 
     def __post_init__(self) -> None:
-        shape, mask = self.tokens.shape, self.loss_mask
-        if mask is not None and mask.shape != shape:
-            raise ValueError(f"completion {self.index}: {shape} tokens, but a mask of {mask.shape}")
-        if self.behavior_logprobs.shape != shape or self.token_versions.shape != shape:
+        arrays = (self.tokens, self.behavior_logprobs, self.token_versions, self.loss_mask)
+        sizes = [array.shape for array in arrays if array is not None]
+        if len(set(sizes)) > 1:
             raise ValueError(
-                f"completion {self.index}: {shape[0]} tokens, "
-                f"{self.behavior_logprobs.shape[0]} log-probs, "
-                f"{self.token_versions.shape[0]} versions: all three must be equal"
+                f"completion {self.index}: tokens, log-probs, versions and mask have the shapes "
+                f"{sizes}: all must be equal"
             )
 
 
@@ -173,6 +171,8 @@ class GroupHeader:
     """How full the engine was when the group was done."""
     stopped: tuple[int, ...] = ()
     """Sampled tokens of each surplus sample: thrown away."""
+    told: int = 0
+    """Tokens that environments wrote, to all siblings and surplus samples together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,9 @@ class SearchEnvironment:
     """A corpus that the model may search. Resumable: its state is how many steps were taken.
 
     ``corpus``: see ``corpus.read_corpus``. ``model_path`` and ``max_turns`` come from the config of
-    the run: whose tokenizer counts ``read_tokens``, and how many steps there are.
+    the run: whose tokenizer counts ``read_tokens``, and how many steps there are. With
+    ``answer_above`` (search at inference) a step that states a higher confidence is the last but
+    one: what follows must answer.
     """
 
     is_resumable = True
@@ -46,6 +48,7 @@ class SearchEnvironment:
         actions: tuple[str, ...] = ACTIONS,
         results: int = 3,
         read_tokens: int = 256,
+        answer_above: int | None = None,
         model_path: Path | None = None,
         max_turns: int = 8,
     ) -> None:
@@ -57,6 +60,7 @@ class SearchEnvironment:
         self._actions = require_actions(actions)
         self._results = results
         self._read_tokens = read_tokens
+        self._answer_above = 10 if answer_above is None else answer_above
         self._model_path = model_path
         self._max_turns = max_turns
         self._index: CorpusIndex | None = None
@@ -74,7 +78,7 @@ class SearchEnvironment:
         return Reply(state={})
 
     def reply(self, state: Any, turn: ModelTurn) -> Reply:
-        """Carry out one step. A reply is a function of the turn alone."""
+        """Carry out one step. A reply is a function of state and turn alone."""
         try:
             if turn.is_cut:
                 raise MalformedError("cut off")
@@ -85,10 +89,14 @@ class SearchEnvironment:
         if step.action == "answer":
             return Reply(is_over=True, facts={"ended": "answered", **confidence})
         left = self._max_turns - turn.number
-        if left < 1:
+        if left < 1 or state.get("must_answer"):
             return Reply(is_over=True, facts={"ended": "out of steps", **confidence})
-        text = f"{self._carry_out(step)}\nSteps left: {left}"
-        return Reply(text=text, state=state, facts=confidence)
+        result = self._carry_out(step)
+        if step.confidence > self._answer_above:
+            return Reply(
+                text=f"{result}\nAnswer now.", state={"must_answer": True}, facts=confidence
+            )
+        return Reply(text=f"{result}\nSteps left: {left}", state=state, facts=confidence)
 
     def _carry_out(self, step: SearchStep) -> str:
         if self._index is None:

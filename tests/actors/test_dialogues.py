@@ -249,6 +249,8 @@ def test_an_interrupted_conversation_goes_on_where_it_stood(room: Room) -> None:
             "and then?", "really?",
         ]  # fmt: skip
     assert whole.header.lengths == tuple(one.num_sampled for one in group.completions)
+    sizes = sum(one.tokens.size for one in group.completions)
+    assert whole.header.told == sizes - sum(whole.header.lengths) > 0
 
 
 def test_a_conversation_is_interrupted_while_its_environment_thinks(
@@ -327,6 +329,26 @@ def test_an_environment_that_fails_costs_its_sample_in_bounded_time(
     assert (failure.cause, failure.retryable) == ("environment_error", True)
     assert said in failure.detail
     assert failure.detail.startswith("sample ")
+
+
+def test_an_environment_that_hangs_in_all_its_threads_has_its_process_replaced(
+    lab: Laboratory, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewards.threads.HOPELESS_S", 0.0)
+    for_ever = threading.Event()
+
+    class Hangs(ScriptedTurns):
+        def reply(self, state: Any, turn: ModelTurn) -> Reply:
+            for_ever.wait(20)
+            return super().reply(state, turn)
+
+    room = Room(lab, model_path, Hangs(), timeout_s=0.1, concurrency=1, max_retries=3)
+    failure = lab.run(room.role.generate(room.lease(scripted("more"))))
+    for_ever.set()
+    assert isinstance(failure, GenerationFailure)
+    assert (failure.cause, failure.retryable) == ("engine_error", True)
+    status = lab.run(room.role.status())
+    assert (status.is_dead, status.failure) == (True, "the environment hangs in all its threads")
 
 
 def test_a_failed_sample_among_surplus_ones_costs_nothing_else(

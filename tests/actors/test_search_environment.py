@@ -140,6 +140,18 @@ def test_an_action_may_be_forbidden(corpus: Path) -> None:
     assert said(made, read("oslo")).facts["fault"] == "forbidden action"
 
 
+def test_at_inference_a_confident_step_is_followed_by_the_answer(corpus: Path) -> None:
+    made = environment(corpus, answer_above=5)
+    step = turn("search>Norway</search>", 5)
+    assert said(made, step).state == {}
+    reply = said(made, turn("search>Norway</search>", 6))
+    assert reply.text.endswith("</result>\nAnswer now.")
+    again = made.reply(reply.state, ModelTurn(number=2, text=step, is_cut=False))
+    assert (again.is_over, again.facts["ended"]) == (True, "out of steps")
+    last = made.reply(reply.state, ModelTurn(number=2, text=answer("Oslo"), is_cut=False))
+    assert last.facts["ended"] == "answered"
+
+
 def test_equal_scores_keep_the_order_of_the_corpus() -> None:
     documents = [Document(str(k), "fox", "", "fox") for k in range(9)]
     found = CorpusIndex(documents).search("fox", 4)
