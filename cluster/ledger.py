@@ -58,7 +58,6 @@ CREATE TABLE IF NOT EXISTS history (
 CREATE TABLE IF NOT EXISTS constraint_states (step INTEGER PRIMARY KEY, state TEXT NOT NULL);
 """
 _WEIGH = "INSERT OR REPLACE INTO constraint_states VALUES (?, ?)"
-_UNWEIGH = "DELETE FROM constraint_states WHERE step > :step"
 _ISSUE = "INSERT INTO groups (epoch, ordinal, state, attempt, fence) VALUES (?, ?, ?, ?, ?)"
 _MOVE = """
 UPDATE groups SET state = ?, attempt = ?, engine = ?, min_version = ?, max_version = ?,
@@ -154,7 +153,6 @@ class Ledger:
             values = {"step": step, "fence": fence, "unix_s": time.time()}
             for statement in (
                 _START, _REMEMBER_COMMITTED, _COMMIT, FORGET_UNDONE, _REMEMBER_UNDONE, _UNDO,
-                _UNWEIGH,
             ):  # fmt: skip
                 self._connection.execute(statement, values)
             known = self._number("SELECT coalesce(max(step), 0) FROM groups WHERE state='trained'")
