@@ -12,86 +12,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.deliberation.dialogues import EnvironmentDialogues
 from actors.deliberation.scripted import ScriptedTurns
 from actors.lease_answers import GeneratedGroup
 from actors.rendering import PromptRenderer
-from actors.rollout import RolloutActor
 from safeladder.conversation import ModelTurn, Reply, SampleFailure
-from safeladder.environment_config import EnvironmentConfig
 from safeladder.partials import InterruptedGroup, PartialCompletion, PartialGroup
 from safeladder.records import (
     Completion,
-    GenerationFailure,
-    GroupKey,
-    Lease,
-    Prompt,
-    RolloutGroup,
 )
 
 from .conftest import (
     ENGINES,
     EXACT,
-    DictStore,
     Laboratory,
     ask,
     draw,
     laboratory,
     plain_logprobs,
 )
+from .dialogue_room import FRAME, KEY, TURN, Room, scripted
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def lab(request: pytest.FixtureRequest, model_path: Path) -> Iterator[Laboratory]:
     yield from laboratory(request.param, model_path, "keep")
-
-
-KEY = GroupKey(0, 0)
-TURN = 6
-FRAME = "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-
-
-def scripted(*turns: str) -> Prompt:
-    return replace(ask("hello"), meta={"turns": list(turns)})
-
-
-def settings(**changes: Any) -> EnvironmentConfig:
-    whole: dict[str, Any] = {
-        "kind": "scripted", "max_turn_tokens": TURN, "reply_tokens": 200, "timeout_s": 5.0,
-    }  # fmt: skip
-    return EnvironmentConfig(**{**whole, **changes})
-
-
-class Room:
-    """An engine with an environment, and a role around both."""
-
-    def __init__(self, lab: Laboratory, path: Path, environment: Any, **changes: Any) -> None:
-        self.lab, self.store = lab, DictStore()
-        self.renderer = PromptRenderer(path)
-        self.dialogues = EnvironmentDialogues(
-            lab.engine, environment, settings(**changes), lambda: self.renderer
-        )
-        self.role = RolloutActor("rollout-0", lab.engine, self.store, dialogues=self.dialogues)
-        lab.run(self.dialogues.start())
-
-    def converse(self, prompt: Prompt, n: int = 2, tokens: int = 60, **more: Any) -> list[Any]:
-        async def collect() -> list[Any]:
-            made = self.dialogues.generate("r", prompt, draw(n, tokens, **more))
-            return sorted([one async for one in made], key=lambda one: one.index)
-
-        found: list[Any] = self.lab.run(collect())
-        return found
-
-    def lease(self, prompt: Prompt, attempt: int = 1, **changes: Any) -> Lease:
-        whole = Lease(
-            key=KEY, attempt=attempt, fence=1, prompt=prompt, sampling=draw(2, 60, seed=9),
-            deadline_s=30.0, is_interruptible=True,
-        )  # fmt: skip
-        return replace(whole, **changes)
-
-    def group(self, answer: GeneratedGroup) -> RolloutGroup:
-        group: RolloutGroup = self.store.values[answer.payload]
-        return group
 
 
 @pytest.fixture
@@ -282,93 +226,6 @@ def test_a_conversation_is_interrupted_while_its_environment_thinks(
     order = room.lease(scripted("more"), 2, begun=stopped.payload, sampling=draw(1, 60))
     group = room.group(lab.run(room.role.generate(order)))
     assert group.completions[0].conversation.num_turns == 2  # type: ignore[union-attr]
-
-
-class Faulty(ScriptedTurns):
-    """Fails in the way that the user turn says."""
-
-    calls = 0
-
-    def reply(self, state: Any, turn: ModelTurn) -> Any:
-        type(self).calls += 1
-        match state[0] if state else "":
-            case "raise":
-                raise OSError("the tool is gone")
-            case "hang":
-                threading.Event().wait(1.0)
-            case "nonsense":
-                return "a bare text"
-            case "object":
-                return Reply(text="x", state=threading.Lock())
-        return super().reply(state, turn)
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        ("raise", "OSError: the tool is gone"),
-        ("hang", "no answer within 0.2 s"),
-        ("nonsense", "answers with a Reply, got str"),
-        ("object", "TypeError"),
-    ],
-)
-def test_an_environment_that_fails_costs_its_sample_in_bounded_time(
-    lab: Laboratory,
-    model_path: Path,
-    fault: str,
-    said: str,
-) -> None:
-    room = Room(lab, model_path, Faulty(), timeout_s=0.2, max_retries=1)
-    Faulty.calls = 0
-    made = room.converse(scripted(fault))
-    assert [type(one) for one in made] == [SampleFailure, SampleFailure]
-    assert said in made[0].detail
-    assert Faulty.calls == 4, "each reply is asked for once more"
-    failure = lab.run(room.role.generate(room.lease(scripted(fault))))
-    assert isinstance(failure, GenerationFailure)
-    assert (failure.cause, failure.retryable) == ("environment_error", True)
-    assert said in failure.detail
-    assert failure.detail.startswith("sample ")
-
-
-def test_an_environment_that_hangs_in_all_its_threads_has_its_process_replaced(
-    lab: Laboratory, model_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rewards.threads.HOPELESS_S", 0.0)
-    for_ever = threading.Event()
-
-    class Hangs(ScriptedTurns):
-        def reply(self, state: Any, turn: ModelTurn) -> Reply:
-            for_ever.wait(20)
-            return super().reply(state, turn)
-
-    room = Room(lab, model_path, Hangs(), timeout_s=0.1, concurrency=1, max_retries=3)
-    failure = lab.run(room.role.generate(room.lease(scripted("more"))))
-    for_ever.set()
-    assert isinstance(failure, GenerationFailure)
-    assert (failure.cause, failure.retryable) == ("engine_error", True)
-    status = lab.run(room.role.status())
-    assert (status.is_dead, status.failure) == (True, "the environment hangs in all its threads")
-
-
-def test_a_failed_sample_among_surplus_ones_costs_nothing_else(
-    lab: Laboratory,
-    model_path: Path,
-) -> None:
-    class FailsOnce(ScriptedTurns):
-        num_failures = 0
-
-        def reply(self, state: Any, turn: ModelTurn) -> Reply:
-            if not type(self).num_failures:
-                type(self).num_failures += 1
-                raise OSError("once")
-            return super().reply(state, turn)
-
-    room = Room(lab, model_path, FailsOnce(), max_retries=0)
-    order = room.lease(scripted("go on"), sampling=draw(3, 60), surplus=1)
-    answer = lab.run(room.role.generate(order))
-    assert isinstance(answer, GeneratedGroup)
-    assert len(room.group(answer).completions) == 2
 
 
 def test_what_cannot_be_continued_is_not_interrupted(
