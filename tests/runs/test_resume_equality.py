@@ -7,11 +7,13 @@ step, over the seam too, gives what was recorded.
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from .conftest import DETERMINISTIC, WHOLE_STEPS, cluster, write_config
+from .conftest import DETERMINISTIC, WHOLE_STEPS, cluster, finished, write_config
 from .readings import assert_same_batch, metrics
 from .test_resume import kill_when, losses, newest_checkpoint, resume
 
@@ -77,3 +79,32 @@ def test_a_run_killed_at_a_split_point_is_the_run_that_nobody_killed(
     report = json.loads(again.stdout)
     assert (report["is_exact"], report["start_step"]) == (True, 0)
     assert all(step["is_digest_compared"] for step in report["steps"])
+
+
+def draws(run: Path) -> list[tuple[object, ...]]:
+    """What each group asked, and why."""
+    with closing(sqlite3.connect(run / "ledger.sqlite")) as ledger:
+        return ledger.execute("SELECT * FROM draws ORDER BY epoch, ordinal").fetchall()
+
+
+@pytest.mark.slow
+def test_a_curriculum_that_follows_outcomes_asks_the_same_after_a_kill(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    steps, shares = 6, {"normal": 0.5, "knowledge_rule": 0.5}
+    keys = DETERMINISTIC | {
+        "data": {"mix": shares},
+        "curriculum": {"schedule": "adaptive", "decay": 0.8, "rehearsal": 0.2},
+        "checkpoint": {"every_steps": 2},
+    }
+    whole = finished(write_config(tmp_path, tiny_model, "whole", steps, keys))
+    config = write_config(tmp_path, tiny_model, "split", steps, keys)
+    run = kill_when(config, lambda run: steps_taken(run) >= 3)
+    done = resume(run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert draws(run) == draws(whole)
+    assert len({draw[3] for draw in draws(whole)}) > steps
+    for step in metrics(whole):
+        assert_same_batch(run, whole, step)
+    books = cluster("ledger", str(run))
+    assert books.returncode == 0, books.stdout + books.stderr
