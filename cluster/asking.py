@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from cluster.scoring import GroupScores
+from rewards.constraints.reward import read_marks
 from safeladder.curriculum_config import CurriculumConfig
 from safeladder.draws import Draw, DrawHistory, Passes
 from safeladder.records import GroupHeader, GroupKey, Prompt, VerdictStatus
@@ -143,4 +144,23 @@ def count_passes(scores: GroupScores, config: CurriculumConfig, version: int) ->
         if judged:
             by_principle[name] = judged, passed
     known = [is_pass for is_pass in siblings.values() if is_pass is not None]
-    return Passes(version, len(known), sum(known), by_principle) if known else None
+    if not known:
+        return None
+    by_type = _count_marks(scores) if config.types is not None else ()
+    return Passes(version, len(known), sum(known), by_principle, by_type)
+
+
+def _count_marks(scores: GroupScores) -> tuple[tuple[int, int], ...]:
+    """(judged, passed) of each constraint, from verdicts whose evidence tells one by one; none if
+    no principle does, or its siblings do not agree how many there are."""
+    for one in scores.principles.values():
+        told = [
+            marks
+            for verdict in one.verdicts.values()
+            if verdict.score is not None and (marks := read_marks(verdict.evidence)) is not None
+        ]
+        if told and len({len(marks) for marks in told}) == 1:
+            columns = zip(*told, strict=True)
+            known = ([met for met in column if met is not None] for column in columns)
+            return tuple((len(column), sum(column)) for column in known)
+    return ()

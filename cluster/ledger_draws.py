@@ -26,7 +26,8 @@ CREATE TABLE IF NOT EXISTS draws (
 CREATE TABLE IF NOT EXISTS outcomes (
     epoch INTEGER NOT NULL, ordinal INTEGER NOT NULL,
     counts_after INTEGER NOT NULL, version INTEGER NOT NULL,
-    judged INTEGER NOT NULL, passed INTEGER NOT NULL, principles TEXT NOT NULL,
+    judged INTEGER NOT NULL, passed INTEGER NOT NULL,
+    principles TEXT NOT NULL, types TEXT NOT NULL,
     PRIMARY KEY (epoch, ordinal)
 ) WITHOUT ROWID;
 """
@@ -38,13 +39,14 @@ DELETE FROM outcomes WHERE (epoch, ordinal) IN (
 """
 """Of the resume transaction, once the steps that the checkpoint covers are TRAINED."""
 _DRAW = "INSERT INTO draws VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_OUTCOME = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)"
+_OUTCOME = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _FORGET = "DELETE FROM outcomes WHERE epoch = ? AND ordinal = ?"
 _LIVING = """
 SELECT d.* FROM draws d JOIN groups USING (epoch, ordinal) WHERE state NOT IN ('trained', 'dropped')
 """
+_NEWEST = "SELECT data_row, why FROM draws ORDER BY epoch DESC, ordinal DESC"
 _OUTCOMES = """
-SELECT counts_after, epoch, ordinal, data_row, o.version, judged, passed, principles
+SELECT counts_after, epoch, ordinal, data_row, o.version, judged, passed, principles, types
 FROM outcomes o JOIN draws USING (epoch, ordinal) ORDER BY 1, 2, 3
 """
 
@@ -60,8 +62,8 @@ def write_draws(connection: sqlite3.Connection, transitions: Sequence[Transition
         connection.executemany(_DRAW, draws)
     for t in transitions:
         if t.passes is not None:
-            version, judged, passed, by_principle = t.passes
-            facts = (t.counts_after, version, judged, passed, json.dumps(by_principle))
+            version, judged, passed, *told = t.passes
+            facts = (t.counts_after, version, judged, passed, *map(json.dumps, told))
             connection.execute(_OUTCOME, (*t.key, *facts))
         elif t.source is GroupState.ADMITTED and t.target is GroupState.PENDING:
             connection.execute(_FORGET, t.key)
@@ -93,10 +95,21 @@ def read_draws(connection: sqlite3.Connection, version: int) -> DrawHistory:
             Outcome(step, GroupKey(epoch, ordinal), row, _passes(*facts))
             for step, epoch, ordinal, row, *facts in connection.execute(_OUTCOMES)
         ),
+        newest=_newest(connection),
         version=version,
     )
 
 
-def _passes(version: int, judged: int, passed: int, by_principle: str) -> Passes:
-    counts = json.loads(by_principle)
-    return Passes(version, judged, passed, {name: (j, p) for name, (j, p) in counts.items()})
+def _newest(connection: sqlite3.Connection) -> tuple[int, ...]:
+    rows = []
+    for row, why in connection.execute(_NEWEST):
+        rows.append(row)
+        if why != "together":
+            break
+    return tuple(reversed(rows))
+
+
+def _passes(version: int, judged: int, passed: int, by_principle: str, by_type: str) -> Passes:
+    principles = {name: (j, p) for name, (j, p) in json.loads(by_principle).items()}
+    types = tuple((j, p) for j, p in json.loads(by_type))
+    return Passes(version, judged, passed, principles, types)

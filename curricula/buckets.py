@@ -1,4 +1,5 @@
-"""Which bucket a prompt is in, by a column or by its predicted difficulty, and of what kind it is.
+"""Which bucket a prompt is in, by a column or by its predicted difficulty, of what kind it is, and
+which others belong to it.
 
 A label without any value in the column has no buckets: its prompts are asked in every stage.
 """
@@ -68,6 +69,27 @@ def difficulty_buckets(config: CurriculumConfig, predicted: Shares) -> BucketOfR
     return np.searchsorted(config.boundaries, 1 - predicted, side="left").astype(np.int16)
 
 
+def partners(config: CurriculumConfig, prompts: Sequence[Prompt]) -> dict[int, tuple[int, ...]]:
+    """Row → the others of its pair, in order of the data; rows that stand alone are left out.
+    Raises ``PromptError`` for a pair of two labels."""
+    if config.together is None:
+        return {}
+    sets: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        value = prompt.meta.get(config.together)
+        if value is not None:
+            rows = sets.setdefault(str(value), [])
+            rows.append(row)
+            if prompts[rows[0]].route != prompt.route:
+                raise PromptError(
+                    row,
+                    f"column {config.together}: {value!r} also stands in a row of the label "
+                    f"{prompts[rows[0]].route!r}; what is asked together has one label",
+                )
+    pairs = (rows for rows in sets.values() if len(rows) > 1)
+    return {row: tuple(other for other in rows if other != row) for rows in pairs for row in rows}
+
+
 def kinds_of(
     config: CurriculumConfig, prompts: Sequence[Prompt], buckets: BucketOfRow
 ) -> tuple[list[Kind], Rows]:
@@ -77,12 +99,14 @@ def kinds_of(
     kind_of = np.empty(len(prompts), np.intp)
     for row, prompt in enumerate(prompts):
         bucket = "" if buckets[row] == NO_BUCKET else names[buckets[row]]
-        kind = Kind(prompt.route, bucket, _types(config, row, prompt.meta))
+        types = tuple(sorted(types_of(config, row, prompt.meta)))
+        kind = Kind(prompt.route, bucket, types)
         kind_of[row] = numbers.setdefault(kind, len(numbers))
     return list(numbers), kind_of
 
 
-def _types(config: CurriculumConfig, row: int, meta: Mapping[str, Any]) -> tuple[str, ...]:
+def types_of(config: CurriculumConfig, row: int, meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Types of a prompt, in its order; none without the column. Raises ``PromptError``."""
     if config.types is None or meta.get(config.types) is None:
         return ()
     value = meta[config.types]
@@ -90,7 +114,7 @@ def _types(config: CurriculumConfig, row: int, meta: Mapping[str, Any]) -> tuple
         found = [one.get("type") if isinstance(one, dict) else one for one in value]
         named = [one for one in found if isinstance(one, str)]
         if len(named) == len(found):
-            return tuple(sorted(named))
+            return tuple(named)
     raise PromptError(
         row,
         f"column {config.types}: `curriculum.types` needs a list of names, or of maps with a "

@@ -10,6 +10,7 @@ types if it has some (the product of how often each is met), else its label and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -75,13 +76,21 @@ class Estimates:
         self._judged = np.zeros(len(kind_of))
         self._noted_at = np.zeros(len(kind_of), np.int32)
         """[rows] as ``DecayedCount``, for each prompt."""
-        self._of: dict[str, DecayedCount] = {}
-        """``label/<label>``, ``bucket/<label>/<bucket>`` or ``type/<type>`` → its outcomes."""
+        self._kind_counts: dict[str, DecayedCount] = {}
+        """``label/<label>`` or ``bucket/<label>/<bucket>`` → outcomes."""
+        self._types: dict[str, DecayedCount] = {}
         self._priors = self._kind_priors()
 
-    def note(self, row: int, version: int, passed: int, judged: int) -> None:
-        """Note a group's outcome. Types share it evenly: each is met as often as makes the product
-        come out right."""
+    def note(
+        self,
+        row: int,
+        version: int,
+        passed: int,
+        judged: int,
+        by_type: Sequence[tuple[str, tuple[int, int]]] = (),
+    ) -> None:
+        """Note a group's outcome. Without ``by_type`` (each type and its (judged, passed)) the
+        types share it evenly: each is met as often as makes the product come out right."""
         kind = self._kinds[self._kind_of[row]]
         own = self._own(row)
         own.add(version, passed, judged, self._decay)
@@ -91,11 +100,18 @@ class Estimates:
             own.version,
         )
         for name in (_label(kind), _bucket(kind)):
-            self._count(name).add(version, passed, judged, self._decay)
-        if kind.types:
+            self._kind_counts.setdefault(name, DecayedCount()).add(
+                version, passed, judged, self._decay
+            )
+        if not by_type and kind.types:
             met = judged * (passed / judged) ** (1 / len(kind.types))
             for one in kind.types:
-                self._count(_type(one)).add(version, met, judged, self._decay)
+                self._note_type(one, version, met, judged)
+        for one, (asked, was_met) in by_type:
+            self._note_type(one, version, was_met, asked)
+
+    def _note_type(self, name: str, version: int, met: float, judged: int) -> None:
+        self._types.setdefault(name, DecayedCount()).add(version, met, judged, self._decay)
 
     def go_on(self, version: int) -> None:
         """Predict the policy of this version from now on."""
@@ -115,16 +131,24 @@ class Estimates:
 
     def share_of(self, label: str, bucket: str) -> tuple[float, float]:
         """(share of passes, weight of the outcomes that it rests on)."""
-        passed, judged = self._at(self._of.get(_bucket(Kind(label, bucket, ())), DecayedCount()))
+        name = _bucket(Kind(label, bucket, ()))
+        passed, judged = self._at(self._kind_counts.get(name, DecayedCount()))
         return (passed / judged if judged else PRIOR), judged
 
     def dump(self, ids: Sequence[str]) -> dict[str, Any]:
-        """Plain data for another run, as weighted now; ``ids`` [rows] are those of the prompts."""
+        """Plain data for another run, as weighted now; ``ids`` [rows] are those of the prompts.
+        ``TypeDifficulty.load`` reads the types of it too."""
         known = map(int, np.flatnonzero(self._judged))
         return {
+            "version": self.version,
+            "decay": self._decay,
             "rows": {ids[row]: list(self._at(self._own(row))) for row in known},
-            "kinds": {name: list(self._at(count)) for name, count in sorted(self._of.items())},
+            "kinds": self._dumped(self._kind_counts),
+            "types": self._dumped(self._types),
         }
+
+    def _dumped(self, counts: Mapping[str, DecayedCount]) -> dict[str, list[float]]:
+        return {name: list(self._at(count)) for name, count in sorted(counts.items())}
 
     def load(self, data: Mapping[str, Any], ids: Sequence[str]) -> None:
         """Take over what another run knew, as if its last version were ours of now. Prompts that
@@ -133,8 +157,9 @@ class Estimates:
             if identity in data["rows"]:
                 self._passed[row], self._judged[row] = data["rows"][identity]
                 self._noted_at[row] = self.version
-        for name, (passed, judged) in data["kinds"].items():
-            self._of[name] = DecayedCount(passed, judged, self.version)
+        for part, counts in (("kinds", self._kind_counts), ("types", self._types)):
+            for name, (passed, judged) in data[part].items():
+                counts[name] = DecayedCount(passed, judged, self.version)
         self._priors = self._kind_priors()
 
     def _own(self, row: int) -> DecayedCount:
@@ -142,28 +167,23 @@ class Estimates:
             float(self._passed[row]), float(self._judged[row]), int(self._noted_at[row])
         )
 
-    def _count(self, name: str) -> DecayedCount:
-        return self._of.setdefault(name, DecayedCount())
-
     def _at(self, count: DecayedCount) -> tuple[float, float]:
         return count.at(self.version, self._decay)
 
-    def _known(self, name: str, prior: float) -> float:
-        count = self._of.get(name)
+    def _known(self, count: DecayedCount | None, prior: float) -> float:
         return prior if count is None else _shrunk(self._at(count), prior)
 
     def _kind_priors(self) -> Shares:
         return np.array([self._prior(kind) for kind in self._kinds])
 
     def _prior(self, kind: Kind) -> float:
-        bucket = self._known(_bucket(kind), self._known(_label(kind), PRIOR))
+        counts = self._kind_counts
+        label = self._known(counts.get(_label(kind)), PRIOR)
+        bucket = self._known(counts.get(_bucket(kind)), label)
         if not kind.types:
             return bucket
         each = bucket ** (1 / len(kind.types))
-        share = 1.0
-        for one in kind.types:
-            share *= self._known(_type(one), each)
-        return share
+        return math.prod(self._known(self._types.get(one), each) for one in kind.types)
 
 
 def _shrunk(counted: tuple[float, float], prior: float) -> float:
@@ -177,7 +197,3 @@ def _label(kind: Kind) -> str:
 
 def _bucket(kind: Kind) -> str:
     return f"bucket/{kind.label}/{kind.bucket}"
-
-
-def _type(name: str) -> str:
-    return f"type/{name}"

@@ -28,6 +28,8 @@ from curricula.buckets import (
     column_buckets,
     difficulty_buckets,
     kinds_of,
+    partners,
+    types_of,
 )
 from curricula.estimates import Estimates, Rows
 from curricula.pools import Pools, Zones
@@ -73,6 +75,7 @@ class Sampler:
         self._buckets = column_buckets(config, prompts)
         self._kinds, self._kind_of = kinds_of(config, prompts, self._buckets)
         self._rows_of = _rows_by_share(prompts, self._mix)
+        self._partners = partners(config, prompts)
         self._labels = Quotas(self._mix or {_ALL: 1.0})
         rest = config.rehearsal
         self._reasons = Quotas({"focus": 1 - rest, "rehearsal": rest})
@@ -85,6 +88,8 @@ class Sampler:
         self._pools = Pools(self._rows_of, self._weights, self._seed if self._shuffle else None)
         self._counts: Counter[tuple[str, str]] = Counter()
         """(share, why) → draws."""
+        self._owed: list[int] = []
+        """Rows that belong to the newest draw, to be asked next."""
         self._living: dict[GroupKey, Draw] = {}
         self._waiting: list[Outcome] = []
         """Outcomes that do not count yet."""
@@ -107,6 +112,7 @@ class Sampler:
             "curriculum": self._config.model_dump(mode="json"),
             "carried": self._carried,
             "weights": hashlib.sha256(self._weights.tobytes()).hexdigest(),
+            "partners": sorted(self._partners.items()),
             "kinds": [self._kinds, hashlib.sha256(self._kind_of.tobytes()).hexdigest()],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -123,8 +129,13 @@ class Sampler:
 
     def draw(self, key: GroupKey) -> Draw:
         """Choose the prompt of the next new place."""
-        share = self._labels.next(self._sums())
-        why, row = self._choose(share)
+        if self._owed:
+            row = self._owed.pop(0)
+            share, why = self._share_of(row), "together"
+        else:
+            share = self._labels.next(self._sums())
+            why, row = self._choose(share)
+            self._owed = list(self._partners.get(row, ()))
         prompt = self._prompts[row]
         made = Draw(
             row=row,
@@ -173,6 +184,9 @@ class Sampler:
             self._pools.note(row, times)
         for (label, why), number in history.reasons.items():
             self._counts[label if self._mix else _ALL, why] += number
+        if history.newest:
+            chosen, *since = history.newest
+            self._owed = list(self._partners.get(chosen, ())[len(since) :])
         by_step: dict[int, list[Outcome]] = {}
         for one in history.outcomes:
             by_step.setdefault(one.step, []).append(one)
@@ -194,10 +208,11 @@ class Sampler:
         try:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']} is not {FORMAT}")
-            for counted in (*data["rows"].values(), *data["kinds"].values()):
-                passed, judged = counted
-                if not 0 <= passed <= judged < float("inf"):
-                    raise ValueError(f"{counted} is no [passed, judged]")
+            for part in ("rows", "kinds", "types"):
+                for counted in data[part].values():
+                    passed, judged = counted
+                    if not 0 <= passed <= judged < float("inf"):
+                        raise ValueError(f"{counted} is no [passed, judged]")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"curriculum.carried holds no state of a curriculum ({error}); write it by "
@@ -217,6 +232,9 @@ class Sampler:
         return ""
 
     # ---- the choice ---------------------------------------------------------------------------
+
+    def _share_of(self, row: int) -> str:
+        return self._prompts[row].route if self._mix else _ALL
 
     def _sums(self) -> Counter[str]:
         sums: Counter[str] = Counter()
@@ -253,7 +271,10 @@ class Sampler:
 
     def _fold(self, step: int, due: Sequence[Outcome]) -> None:
         for one in sorted(due):
-            self._estimates.note(one.row, one.passes.version, one.passes.passed, one.passes.judged)
+            version, judged, passed, _, told = one.passes
+            types = types_of(self._config, one.row, self._prompts[one.row].meta)
+            by_type = tuple(zip(types, told, strict=True)) if len(types) == len(told) else ()
+            self._estimates.note(one.row, version, passed, judged, by_type)
         self._estimates.go_on(step)
         self._advance(step)
 

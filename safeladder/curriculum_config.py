@@ -42,8 +42,12 @@ class CurriculumConfig(Section):
     """An outcome of a policy that is v versions old counts decay^v, whenever it arrives. What is
     asked again every hundred steps needs 0.99 or more to be known by then."""
     types: str | None = None
-    """Column of ``meta`` with a list of types, such as those of its constraints: unseen
-    combinations are then predicted by the product over their types."""
+    """Column of ``meta`` with a list of types, such as ``instruction_id_list``: combinations are
+    then predicted by the product over their types. Verdicts of ``rewards.instructions`` tell of
+    each type by itself."""
+    together: str | None = None
+    """Column of ``meta`` whose equal values are asked one directly after the other, such as
+    ``pair``: two orders of the same constraints."""
     carried: Path | None = None
     """Estimates that an earlier run ended with (``safeladder curriculum RUN --state``)."""
 

@@ -23,7 +23,8 @@ class Draw:
     bucket: str
     """Where it stood when it was drawn."""
     why: str
-    """``pass``: its turn; ``focus``: what the schedule is about; ``rehearsal``: from elsewhere."""
+    """``pass``: its turn; ``focus``: what the schedule is about; ``rehearsal``: from elsewhere;
+    ``together``: belongs to the draw before it."""
     predicted: float
     """Share of passes that was expected of the policy."""
     version: int
@@ -40,6 +41,8 @@ class Passes(NamedTuple):
     passed: int
     by_principle: Mapping[str, tuple[int, int]]
     """Principle → (judged, passed)."""
+    by_type: tuple[tuple[int, int], ...] = ()
+    """(judged, passed) of each constraint of the prompt, in its order; empty if not told."""
 
 
 class Outcome(NamedTuple):
@@ -64,5 +67,7 @@ class DrawHistory:
     living: Mapping[GroupKey, Draw] = field(default_factory=dict)
     """Group without an end → its draw."""
     outcomes: tuple[Outcome, ...] = ()
+    newest: tuple[int, ...] = ()
+    """Rows of the newest draws: the last one that was chosen, and those that belong to it."""
     version: int = 0
     """Last surviving step."""

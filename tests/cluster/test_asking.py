@@ -128,7 +128,7 @@ def test_the_audit_sees_outcomes_that_a_restart_has_left(
 
 
 DRAW = Draw(row=4, prompt="p4", label="safety", bucket="", why="focus", predicted=0.5, version=0)
-PASSES = Passes(0, 4, 3, {"safety": (4, 3)})
+PASSES = Passes(0, 4, 3, {"safety": (4, 3)}, ((4, 3), (2, 0)))
 KEY = GroupKey(0, 0)
 
 
@@ -152,13 +152,14 @@ def test_a_draw_is_written_with_its_key_and_an_outcome_with_its_admission() -> N
         ledger.raise_fence()
         ledger.apply(life(GroupState.SCORED), 1)
         assert ledger.snapshot().draws == DrawHistory(
-            asked={4: 1}, reasons={("safety", "focus"): 1}, living={KEY: DRAW}
+            asked={4: 1}, reasons={("safety", "focus"): 1}, living={KEY: DRAW}, newest=(4,)
         )
         ledger.apply(life()[-2:], 1)
         assert ledger.snapshot().draws == DrawHistory(
             asked={4: 1},
             reasons={("safety", "focus"): 1},
             outcomes=(Outcome(1, KEY, 4, PASSES),),
+            newest=(4,),
             version=1,
         )
         assert ledger.audit() == []

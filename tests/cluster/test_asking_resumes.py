@@ -19,6 +19,7 @@ STEPS = 10
 SIBLINGS = 4
 SCHEDULES: dict[str, dict[str, Any]] = {
     "adaptive": {"schedule": "adaptive", "decay": 0.7, "rehearsal": 0.3},
+    "pairs": {"schedule": "adaptive", "decay": 0.7, "together": "pair"},
     "by column": {
         "schedule": "staged", "bucket_by": "n", "boundaries": [4.0, 9.0], "advance_at": 0.45,
     },
@@ -37,7 +38,12 @@ class Driver:
         self._fence = ledger.raise_fence(checkpoint)
         self._left = dies_after
         rows = [
-            Prompt(id=f"p{n}", messages=(Message("user", "q"),), route="safety", meta={"n": n % 12})
+            Prompt(
+                id=f"p{n}",
+                messages=(Message("user", "q"),),
+                route="safety",
+                meta={"n": n % 12, "pair": n // 3},
+            )
             for n in range(25)
         ]
         self._play = Play(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from curricula.estimates import PRIOR, PRIOR_SAMPLES, Estimates, Kind
+from curricula.type_difficulty import TypeDifficulty
 
 DECAY = 0.5
 HARD, EASY = Kind("rule", "above 3", ()), Kind("rule", "to 3", ())
@@ -91,6 +92,27 @@ def test_an_outcome_of_several_types_is_shared_so_that_the_product_comes_out_rig
         known.note(0, version=0, passed=2, judged=8)
     known.go_on(0)
     assert known.predict(1) == pytest.approx(0.25, abs=0.01)
+
+
+def test_what_verdicts_tell_of_each_type_counts_as_told() -> None:
+    both = Kind("rule", "", ("french", "short"))
+    known = Estimates([both, Kind("rule", "", ("short",))], np.arange(2), DECAY)
+    for _ in range(200):
+        known.note(0, 0, passed=0, judged=8, by_type=[("short", (8, 8)), ("french", (8, 0))])
+    known.go_on(0)
+    assert known.predict(1) > 0.95, "short is easy; it was the other one that failed"
+    assert known.predict(0) < 0.05
+    known.note(0, 0, passed=0, judged=8, by_type=[("short", (8, 8)), ("short", (8, 8))])
+    types = known.dump(["a", "b"])["types"]
+    assert types["short"] == [202 * 8, 202 * 8], "twice in one prompt is told twice"
+
+
+def test_the_composer_reads_the_types_of_a_state() -> None:
+    known = estimates(Kind("rule", "", ("short",)), rows=1)
+    known.note(0, version=1, passed=3, judged=4)
+    known.go_on(2)
+    read = TypeDifficulty.load(json.loads(json.dumps(known.dump(["a"]))))
+    assert (read.version, read.ranks(["short", "unknown"])) == (2, (1, 0))
 
 
 def test_what_is_known_goes_over_to_another_run_as_json() -> None:

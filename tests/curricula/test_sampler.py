@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -203,3 +204,19 @@ def test_a_column_that_no_row_has_is_refused() -> None:
 def test_a_schedule_that_is_none_is_refused(keys: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         config(**keys)
+
+
+def test_pairs_are_asked_one_directly_after_the_other() -> None:
+    rows = prompts(24, pair=lambda i: None if i >= 20 else i // 2)
+    together = ADAPTIVE.model_copy(update={"together": "pair"})
+    draws = Asked(Sampler(rows, together, seed=0), solvable).steps(60)
+    for first, second in pairwise(draws):
+        if first.why != "together" and first.row < 20:
+            assert (second.row, second.why) == (first.row ^ 1, "together")
+        else:
+            assert second.why != "together"
+    times = Counter(draw.row for draw in draws)
+    assert all(abs(times[row] - times[row ^ 1]) <= 1 for row in range(20))
+    odd = [*rows, *prompts(1, "math", pair=lambda i: 0)]
+    with pytest.raises(PromptError, match="column pair: 0 also stands in a row of the label 'rule"):
+        Sampler(odd, together, seed=0)
