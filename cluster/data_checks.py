@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.image_checks import check_images
 from curricula.demonstrations import load_demonstrations
 from curricula.prompts import load_prompts, placed_prompts
+from curricula.sampler import Sampler
 from curricula.training_prompts import needs_sampler, prompt_source
 from safeladder.config import Config, SourceConfig
 from safeladder.errors import ConfigError
@@ -47,8 +48,8 @@ def check_data(config: Config) -> list[Prompt]:
 
 
 def stage_lines(config: Config) -> Iterator[str]:
-    """What a run would say of the rows of its stage, or of its supervised rung. Principles are
-    asked if ``sft.filters.verify`` is set."""
+    """What a run would say of the rows of its stage, of its supervised rung, or of what its sampler
+    has to ask. Principles are asked if ``sft.filters.verify`` is set."""
     if config.stage != "rl":
         from cluster.stage_rows import load_stage_rows
 
@@ -58,6 +59,9 @@ def stage_lines(config: Config) -> Iterator[str]:
 
         _, acceptance = accepted_rows(config)
         yield from acceptance.lines() if acceptance else ()
+    if config.stage == "rl" and needs_sampler(config):
+        source = prompt_source(config)
+        yield from source.lines() if isinstance(source, Sampler) else ()
 
 
 def _prompts(config: Config, sources: Sequence[Path | SourceConfig]) -> list[Prompt]:

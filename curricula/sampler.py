@@ -231,6 +231,20 @@ class Sampler:
             return _PLACES[self._pools.zone_of(row)]
         return ""
 
+    def lines(self) -> list[str]:
+        """What there is to ask, one sentence for each label."""
+        rows = Counter((prompt.route, self.bucket_of(n)) for n, prompt in enumerate(self._prompts))
+        total = sum(self._mix.values())
+        told = []
+        for label in sorted({label for label, _ in rows}):
+            buckets = {bucket: n for (of, bucket), n in sorted(rows.items()) if of == label}
+            parts = ", ".join(f"{n} {name}" for name, n in buckets.items() if name)
+            share = f", {self._mix[label] / total:.0%} of the groups" if self._mix else ""
+            told.append(
+                f"{label}: {sum(buckets.values())} prompts ({parts or 'no buckets'}){share}"
+            )
+        return told
+
     # ---- the choice ---------------------------------------------------------------------------
 
     def _share_of(self, row: int) -> str:

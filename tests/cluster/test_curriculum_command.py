@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from cluster.cli import app
 from cluster.curriculum_command import curriculum_state, read_curriculum
-from cluster.data_checks import check_data
+from cluster.data_checks import check_data, stage_lines
 from cluster.ledger import Ledger
 from cluster.run_directory import RunDirectory
 from curricula.prompts import PromptOrder
@@ -129,6 +129,17 @@ def test_a_row_without_a_place_is_named_by_file_and_line_before_the_start(tmp_pa
     path.write_text(path.read_text() + '{"prompt": "x", "route": "safety"}\n')
     with pytest.raises(DataError, match=r"data.jsonl:31: column num_constraints: some rows of"):
         check_data(config)
+
+
+def test_check_says_what_there_is_to_ask(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    assert list(stage_lines(config)) == ["safety: 30 prompts (6 above 3, 24 to 3)"]
+    mixed = configured(
+        tmp_path, data={**config.data.model_dump(mode="json"), "mix": {"safety": 2.0}}
+    )
+    (line,) = stage_lines(mixed)
+    assert line.endswith("24 to 3), 100% of the groups")
+    assert list(stage_lines(configured(tmp_path, curriculum={}))) == []
 
 
 def test_weights_and_a_mixture_need_a_sampler(tmp_path: Path) -> None:
