@@ -21,6 +21,7 @@ from cluster.remote import fetch
 from cluster.run_directory import RunDirectory, Status
 from cluster.terminal import Terminal
 from cluster.time_account import TimeAccount
+from cluster.transitions import DropReason
 from safeladder.commit_points import reached
 from safeladder.config import Config
 from safeladder.records import GroupHeader, StepReport, TrainOrder
@@ -54,6 +55,8 @@ class Telemetry:
         self._stopped: tuple[int, ...] = ()
         """Tokens of each surplus sample since the last step."""
         self._invalid: Counter[str] = Counter()
+        self._filtered: int | None = None
+        """Groups dropped for equal rewards up to the last step, earlier drivers' included."""
         self._disagreements: defaultdict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
         """Principle → verdicts of a quorum since the last step, and the sum of theirs."""
         self._canaries: dict[str, float] = {}
@@ -165,6 +168,9 @@ class Telemetry:
         self._disagreements.clear()
         status = coordinator.status()
         row |= {f"dropped/{k}": float(v) for k, v in status.dropped_by_reason.items()}
+        filtered = status.dropped_by_reason.get(DropReason.FILTERED, 0)
+        since, self._filtered = filtered - (self._filtered or 0), filtered
+        row["rollout/filtered_share"] = since / (since + len(order.groups))
         row["rollout/continued"] = float(status.continued)
         row["rollout/begun_anew"] = float(status.begun_anew)
         if self._config.rollout.oversample:
@@ -185,6 +191,9 @@ class Telemetry:
     def turn(self, coordinator: Coordinator) -> None:
         """One turn of the loop is over, and in the ledger: deliver, and refresh the view once a
         second."""
+        if self._filtered is None:
+            dropped = coordinator.status().dropped_by_reason
+            self._filtered = dropped.get(DropReason.FILTERED, 0)
         told, self._told = self._told, []
         for step in told:
             self._tell(*step)

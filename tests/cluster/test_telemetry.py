@@ -137,3 +137,27 @@ def test_tokens_of_stopped_samples_are_told_step_by_step(tmp_path: Path) -> None
     assert first["rollout/stopped_length"] == 15
     assert (second["rollout/stopped_tokens"], second["rollout/stopped_length"]) == (0, 0)
     assert (first["rollout/continued"], first["rollout/begun_anew"]) == (0, 0)
+
+
+def test_the_share_of_groups_without_a_gradient_is_told_step_by_step(tmp_path: Path) -> None:
+    config = make_config(schedule={"groups_per_step": 2, "max_staleness": 0})
+    link, play = Link(), Play(config)
+    run, terminal = RunDirectory(tmp_path), Terminal(io.StringIO(), 3)
+    telemetry = Telemetry(config, run, link, terminal, pid=1, fence=7)  # type: ignore[arg-type]
+    with patch("cluster.telemetry.fetch", side_effect=KeyError):
+        telemetry.turn(play.coordinator)
+        for step, equal in ((1, 3), (2, 0)):
+            while not (trains := play.take(Train)):
+                for grant in play.take(GrantLease):
+                    play.generate(grant, step - 1)
+                for call in play.take(Score):
+                    scores = [0.5] * len(call.indexes) if equal > 0 else [0.0, 1.0]
+                    play.judge(call, scores)
+                    equal -= 1
+            report = StepReport(step=step, version=step, metrics={}, seconds=1.0)
+            telemetry.trained(trains[0].order, report, play.coordinator)
+            telemetry.turn(play.coordinator)
+            play.send(StepCommitted(report))
+            play.publish(step, "rollout-0")
+    assert [row["rollout/filtered_share"] for row in link.rows()] == [3 / 5, 0]
+    assert [row["dropped/filtered"] for row in link.rows()] == [3, 3]
