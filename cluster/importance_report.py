@@ -31,7 +31,7 @@ def print_importance_report(report: Figures, stream: TextIO) -> None:
         shown.add_row(*row)
     console.print(shown)
     for sentence in said(report["figures"]):
-        console.print(sentence)
+        console.print(sentence, soft_wrap=True)
 
 
 def write_importance_report(folder: Path, report: Figures, records: Sequence[Figures]) -> Path:

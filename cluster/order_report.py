@@ -29,7 +29,7 @@ def print_order_report(report: Figures, stream: TextIO) -> None:
             shown.add_row(*row)
         console.print(shown)
         for sentence in said(found):
-            console.print(sentence)
+            console.print(sentence, soft_wrap=True)
 
 
 def write_order_report(folder: Path, report: Figures) -> Path:

@@ -9,13 +9,13 @@ pass rates by type, which a first pass over other rows of the file measures.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from cluster.compose_command import read_difficulty as stored_difficulty
 from curricula.composition import Composition
 from curricula.orders import LEVELS, cddi, count_inversions, draw_order, inverse, inversions_for
 from curricula.pbif import read_pbif
@@ -23,7 +23,6 @@ from curricula.rows import read_rows
 from curricula.type_difficulty import TypeDifficulty
 from evals.order_trials import Outcome, Round, Trial, Variant
 from safeladder.errors import ConfigError, DataError
-from safeladder.paths import PathError, read_bytes
 
 ROUNDS: tuple[Round, ...] = ("single", "multi")
 
@@ -135,10 +134,7 @@ def read_difficulty(path: Path, rows: Iterable[ProbeRow]) -> TypeDifficulty:
     """Pass rates by type as ``TypeDifficulty.dump`` tells them: a probe's own ``difficulty.json``,
     or one that ``compose`` takes. Raises ``ConfigError`` for a file that is none, and for a type of
     the rows that is not in it."""
-    try:
-        found = TypeDifficulty.load(json.loads(read_bytes(path)))
-    except (FileNotFoundError, PathError, ValueError) as error:
-        raise ConfigError(f"--difficulty {path} cannot be read: {error}") from None
+    found = stored_difficulty(path)
     missing = {kind for row in rows for kind in row.types} - set(found.dump()["types"])
     if missing:
         raise ConfigError(f"--difficulty {path}: nothing of {', '.join(sorted(missing))}")

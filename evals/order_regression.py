@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from evals.order_statistics import RESAMPLES, Array
+from evals.order_statistics import Array
 from evals.order_trials import Outcome
 
+RESAMPLES = 1000
 FAINT = 1e-9
 """Share of the largest singular value below which a direction counts as not in the data."""
 
