@@ -38,7 +38,7 @@ demo: setup  ## train SmolLM2-135M against four principles on two cores; prints 
 bench: setup  ## the benchmarks of this machine, each with its bar
 	$(PYTHON) -m benchmarks.coordinator && $(PYTHON) -m benchmarks.simulate && $(PYTHON) -m benchmarks.overlap
 	$(PYTHON) -m benchmarks.verifier_service && $(PYTHON) -m benchmarks.weights && $(PYTHON) -m benchmarks.rules
-	$(PYTHON) -m benchmarks.async_vs_sync && $(PYTHON) -m benchmarks.real_async && $(PYTHON) -m benchmarks.learner
+	$(PYTHON) -m benchmarks.async_vs_sync && $(PYTHON) -m benchmarks.real_async && $(PYTHON) -m benchmarks.learner && $(PYTHON) -m benchmarks.probe
 
 bench-peers: setup  ## TRL beside us, in an environment of its own (not part of CI)
 	scripts/bench_peers.sh

@@ -225,8 +225,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     order = asyncio.run(
         order_seconds(asked, trials, 1 if short else options.rounds, folder / "probes")
     )
-    first = [trial for trial in trials if trial.inversions == 0][:2]
-    importance, answered = importance_seconds(path, first, 4 if short else 32)
+    first = [trial for trial in trials if trial.inversions == 0][:4]
+    importance, answered = importance_seconds(path, first, 4 if short else 16)
     figure = median(order["bare"]) / median(order["probe"])
     ratio = sum(importance["ours"]) / sum(importance["plain"])
     return {

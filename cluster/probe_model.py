@@ -67,8 +67,10 @@ class ProbeModel:
     def template_adds(self) -> str:
         """What the chat template says before the first turn of a user and of no other: a system
         prompt of its own, for most that do. Empty if it says nothing."""
+        from actors.local_model import require_folder
         from actors.rendering import PromptRenderer
 
+        require_folder(self.path)
         turns = (Message("user", "QUESTION"), Message("assistant", "ANSWER"))
         renderer = PromptRenderer.from_config(self.model)
         text = renderer.decode(renderer.render_messages((*turns, turns[0])))

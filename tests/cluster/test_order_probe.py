@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from cluster.cli import app
 from cluster.order_report import said
 from cluster.probe_model import ProbeModel, fingerprint
-from safeladder.errors import ConfigError
+from evals.trial_journal import Answered, TrialJournal
+from safeladder.errors import ConfigError, EnvironmentUnfitError
 from tests.constraint_rows import HARD, write_rows
 from tests.tiny_model import CHAT, save_tiny_model
 
@@ -107,7 +108,7 @@ def test_prompts_that_are_too_long_give_no_number(model_path: Path, tmp_path: Pa
     [
         (("--rounds", "double"), 2, "'double' is neither single nor multi"),
         (("--num-prompts", "99"), 2, "the file has 4 rows"),
-        (("--difficulty", "nowhere.json"), 2, "nowhere.json cannot be read"),
+        (("--difficulty", "nowhere.json"), 2, "nowhere.json: there is no such file"),
     ],
 )
 def test_a_wrong_option_is_named_before_anything_is_loaded(
@@ -117,6 +118,56 @@ def test_a_wrong_option_is_named_before_anything_is_loaded(
     assert found[0] == code
     assert message in found[1].replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    prompts = write_rows(tmp_path / "rows.jsonl")
+    code, text = probe(tmp_path / "nowhere", prompts, tmp_path / "out")
+    assert code == 3
+    assert "there is no such folder" in text
+
+
+def test_an_interrupted_probe_ends_with_the_figures_of_one_that_was_not(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = write_rows(tmp_path / "rows.jsonl")
+    assert probe(model_path, prompts, tmp_path / "whole")[0] == 0
+    append = TrialJournal.append
+
+    def dies(journal: TrialJournal, answered: Answered) -> None:
+        if len(journal.answered) == 9:
+            raise EnvironmentUnfitError("the disk is full")
+        append(journal, answered)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialJournal, "append", dies)
+        code, text = probe(model_path, prompts, tmp_path / "cut")
+    assert code == 3
+    assert "the disk is full" in text
+    journal = tmp_path / "cut/trials.jsonl"
+    assert len(journal.read_text().splitlines()) == 1 + 9
+    journal.write_bytes(journal.read_bytes()[:-7])
+    assert probe(model_path, prompts, tmp_path / "cut")[0] == 0
+    whole, cut = (
+        json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "cut")
+    )
+    assert cut["rounds"] == whole["rounds"]
+    assert cut["difficulty"] == whole["difficulty"]
+    assert cut["generation"]["answers"] == whole["generation"]["answers"] - 8
+
+
+@pytest.mark.engine
+def test_vllm_gives_the_figures_of_the_exact_engine(model_path: Path, tmp_path: Path) -> None:
+    prompts = write_rows(tmp_path / "rows.jsonl")
+    vllm = ("--engine", "vllm", "--cpu-kv-cache-gib", "0.25")
+    assert probe(model_path, prompts, tmp_path / "exact")[0] == 0
+    code, text = probe(model_path, prompts, tmp_path / "vllm", *vllm)
+    assert code == 0, text
+    exact, other = (
+        json.loads((tmp_path / name / "report.json").read_text()) for name in ("exact", "vllm")
+    )
+    assert other["rounds"] == exact["rounds"]
+    assert other["samples"] == exact["samples"]
 
 
 def test_a_system_prompt_of_the_template_is_told(model_path: Path, tmp_path: Path) -> None:
