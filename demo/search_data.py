@@ -74,7 +74,10 @@ def main(folder: Path) -> None:
     random.Random(0).shuffle(towns)
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": [], "sft": []}
     for town, question, answer in asked:
-        row = {"id": question, "prompt": question, "reference": answer, "route": "search"}
+        row = {
+            "id": question, "prompt": question, "reference": answer, "route": "search",
+            "meta": {"kind": "task"},
+        }  # fmt: skip
         is_held_out = town in towns[:HELD_OUT]
         rows["heldout" if is_held_out else "train"].append(row)
         if not is_held_out:

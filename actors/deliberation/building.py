@@ -21,8 +21,8 @@ _METHODS = ("start", "begin", "reply", "close")
 
 def build_environment(config: Config) -> Environment:
     """Construct the environment of ``rollout``: ``Class(**options)``, and an agent written for
-    OpenRLHF as it is. A constructor that asks for ``model_path`` or ``max_turns`` gets those of the
-    run. Nothing is read yet.
+    OpenRLHF as it is. A constructor that asks for ``model_path``, ``max_turns`` or
+    ``reply_tokens`` gets those of the run. Nothing is read yet.
 
     Raises ``ConfigError`` naming the dotted key, the fault and the nearest valid choice.
     """
@@ -38,7 +38,11 @@ def build_environment(config: Config) -> Environment:
         sampling = {"temperature": rollout.temperature, "top_p": rollout.top_p}
         return OpenRlhfAgents(cls, f"{KEY}.path", sampling)
     _require_environment(cls, path)
-    given = {"model_path": config.model.path, "max_turns": settings.max_turns}
+    given = {
+        "model_path": config.model.path,
+        "max_turns": settings.max_turns,
+        "reply_tokens": settings.reply_tokens,
+    }
     wanted = given.keys() & inspect.signature(cls).parameters.keys()
     if own := sorted(wanted & settings.options.keys()):
         raise ConfigError(f"{KEY}.options.{own[0]}: comes from the run; remove it")

@@ -33,10 +33,10 @@ asks for. End with <answer>."""
 class SearchEnvironment:
     """A corpus that the model may search. Resumable: its state is how many steps were taken.
 
-    ``corpus``: see ``corpus.read_corpus``. ``model_path`` and ``max_turns`` come from the config of
-    the run: whose tokenizer counts ``read_tokens``, and how many steps there are. With
-    ``answer_above`` (search at inference) a step that states a higher confidence is the last but
-    one: what follows must answer.
+    ``corpus``: see ``corpus.read_corpus``. ``model_path``, ``max_turns`` and ``reply_tokens`` come
+    from the config of the run: whose tokenizer counts ``read_tokens``, how many steps there are and
+    what must hold all results. With ``answer_above`` (search at inference) a step that states a
+    higher confidence is the last but one: what follows must answer.
     """
 
     is_resumable = True
@@ -51,10 +51,16 @@ class SearchEnvironment:
         answer_above: int | None = None,
         model_path: Path | None = None,
         max_turns: int = 8,
+        reply_tokens: int = 1024,
     ) -> None:
         if results < 1 or read_tokens < 1:
             raise ValueError(
                 f"results and read_tokens must be at least 1: {results}, {read_tokens}"
+            )
+        if read_tokens >= reply_tokens:
+            raise ValueError(
+                f"read_tokens: a document may have {read_tokens} tokens, but all replies of a "
+                f"conversation together have reply_tokens: {reply_tokens}; lower it"
             )
         self._corpus = corpus
         self._actions = require_actions(actions)

@@ -198,6 +198,7 @@ def config_of(tmp_path: Path, **options: Any) -> Config:
         ({}, "options.corpus: missing"),
         ({"corpus": "x", "actions": ["serach", "answer"]}, "options: actions: 'serach' is none"),
         ({"corpus": "x", "max_turns": 3}, "options.max_turns: comes from the run"),
+        ({"corpus": "x", "read_tokens": 1024}, "read_tokens: a document may have 1024 tokens, but"),
         ({"corpus": "x", "results": 0}, "results and read_tokens must be at least 1"),
     ],
 )
