@@ -36,7 +36,16 @@ from evals.followbench import (
     rule_score,
 )
 from evals.held_out import Outcomes, compare
-from evals.ifeval import Followed, Item, follow, outcomes_by_prompt, read_items, type_table
+from evals.ifeval import (
+    Followed,
+    Item,
+    follow,
+    mean_floor,
+    outcomes_by_group,
+    outcomes_by_prompt,
+    read_items,
+    type_table,
+)
 from evals.order_trials import Trial
 from evals.trial_journal import TrialJournal
 from evals.trial_runner import answer_trials
@@ -208,7 +217,7 @@ def _trial(prompt: str) -> Trial:
 def _score(options: ConstraintEvaluation, files: _Files, answers: Answers) -> _Scored:
     pairs = [(item, answers[item.prompt]) for item in files.items if item.prompt in answers]
     followed = [follow(item, response, options.reading) for item, response in pairs]
-    outcomes = outcomes_by_prompt(pairs, options.reading)
+    outcomes = outcomes_by_prompt(pairs, options.reading) | outcomes_by_group(followed)
     levels, questions = _level_scores(options, files.evolutions, answers)
     for key, satisfied in levels.items():
         if satisfied is not None:
@@ -268,6 +277,7 @@ def _report(options: ConstraintEvaluation, files: _Files, scored: _Scored) -> di
         report["ifeval"] = {
             "instructions": len(files.items),
             "answered": len(scored.followed),
+            "reward_floor": mean_floor(files.items),
             "rates": {
                 name: {"mean": sum(by.values()) / len(by), "instructions": len(by)}
                 for name, by in scored.outcomes.items()

@@ -32,6 +32,9 @@ def _ifeval(console: Console, part: Mapping[str, Any]) -> None:
         shares = [_points(counts[way] / judged) if judged else "" for way in ("strict", "loose")]
         types.add_row(name, str(judged), *shares, str(counts["masked"] or ""))
     console.print(types)
+    console.print(
+        f"reward floor, what texts that say nothing earn: {_points(part['reward_floor'])}"
+    )
     missing = part["instructions"] - part["answered"]
     if missing:
         console.print(f"{missing} of {part['instructions']} instructions have no answer: unscored")

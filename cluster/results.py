@@ -21,7 +21,7 @@ from cluster.step_gap import step_gap
 from cluster.telemetry import Telemetry
 from evals.detector import ResponseDetector
 from evals.held_out import KINDS, Change, JudgedAnswer, Outcomes, compare, judge
-from evals.ifeval import item_of, outcomes_by_prompt
+from evals.ifeval import item_of, mean_floor, outcomes_by_prompt
 from evals.standing import standing
 from safeladder.config import Config
 from safeladder.records import InvalidCause, Prompt, Verdict, VerdictStatus
@@ -119,6 +119,9 @@ class Results:
             "wall_s": round(wall_s, 1),
             "peak_pss_bytes": peak_pss_bytes,
         }
+        items = [item for prompt in self._held_out.values() if (item := item_of(prompt))]
+        if items:
+            summary["reward_floor"] = mean_floor(items)
         gap = step_gap(read_history(self._directory.path).get("train", []))
         if gap is not None:
             summary["speed"] = gap.as_summary()

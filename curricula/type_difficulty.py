@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curricula.estimates import DecayedCount
 from curricula.orders import Ranks
 
 PRIOR = 0.5
@@ -29,27 +30,18 @@ class TypeDifficulty:
         self._decay = decay
         self.version = 0
         """Newest version that was heard of."""
-        self._counts: dict[str, tuple[float, float]] = {}
-        """Type → (passed, judged), as weighted at ``version``."""
+        self._counts: dict[str, DecayedCount] = {}
 
     def note(self, version: int, ids: Sequence[str], outcomes: Sequence[bool | None]) -> None:
         """Count the outcomes of one answer; a masked one (None) counts as nothing."""
-        if version > self.version:
-            scale = self._decay ** (version - self.version)
-            self._counts = {
-                name: (passed * scale, judged * scale)
-                for name, (passed, judged) in self._counts.items()
-            }
-            self.version = version
-        weight = self._decay ** (self.version - version)
+        self.version = max(version, self.version)
         for name, met in zip(ids, outcomes, strict=True):
             if met is not None:
-                passed, judged = self._counts.get(name, (0.0, 0.0))
-                self._counts[name] = (passed + weight * met, judged + weight)
+                self._counts.setdefault(name, DecayedCount()).add(version, met, 1.0, self._decay)
 
     def accuracy(self, name: str) -> float:
         """Share of passes expected of a type, in [0, 1]."""
-        passed, judged = self._counts.get(name, (0.0, 0.0))
+        passed, judged = self._at_version(name)
         return (passed + PRIOR_OUTCOMES * PRIOR) / (judged + PRIOR_OUTCOMES)
 
     def difficulty(self, names: Sequence[str]) -> dict[str, float]:
@@ -68,7 +60,7 @@ class TypeDifficulty:
 
     def dump(self) -> dict[str, Any]:
         """Plain data: what ``load`` takes back."""
-        counts = {name: list(count) for name, count in sorted(self._counts.items())}
+        counts = {name: list(self._at_version(name)) for name in sorted(self._counts)}
         return {"version": self.version, "decay": self._decay, "types": counts}
 
     @classmethod
@@ -80,7 +72,11 @@ class TypeDifficulty:
             for name, (passed, judged) in data["types"].items():
                 if not 0 <= passed <= judged:
                     raise ValueError(f"{name}: {passed} passes of {judged} outcomes")
-                made._counts[str(name)] = (float(passed), float(judged))
+                made._counts[str(name)] = DecayedCount(float(passed), float(judged), made.version)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no pass rates by type: {error!r}") from None
         return made
+
+    def _at_version(self, name: str) -> tuple[float, float]:
+        """(passed, judged) of a type, as weighted now."""
+        return self._counts.get(name, DecayedCount()).at(self.version, self._decay)

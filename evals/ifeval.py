@@ -126,22 +126,38 @@ def outcomes_by_prompt(
     items: Iterable[tuple[Item, str]], reading: Reading = "reference"
 ) -> Outcomes:
     """Metric → item → share, for the table before and after: constraints met and instructions
-    followed, both strict and loose; constraints by group of types; what junk would earn."""
+    followed, both strict and loose."""
     outcomes: Outcomes = {}
     for item, response in items:
         followed = follow(item, response, reading)
-        values: dict[str, float | None] = {}
         for suffix, met in (("", followed.strict), ("_loose", followed.loose)):
-            values[f"constraints_met{suffix}"] = _share(met)
+            _add(outcomes, f"constraints_met{suffix}", item, _share(met))
             whole = all_met(met)
-            values[f"instructions_met{suffix}"] = None if whole is None else float(whole)
-        for group, met in _by_group(item, followed.strict).items():
-            values[f"constraints_met_{group}"] = _share(met)
-        values["reward_floor"] = reward_floor(item.constraints, "hardened", 1.0)
-        for metric, value in values.items():
-            if value is not None:
-                outcomes.setdefault(metric, {})[item.id] = value
+            _add(
+                outcomes, f"instructions_met{suffix}", item, None if whole is None else float(whole)
+            )
     return outcomes
+
+
+def outcomes_by_group(followed: Iterable[Followed]) -> Outcomes:
+    """Metric → item → share of the constraints met strictly, for each group of types."""
+    outcomes: Outcomes = {}
+    for one in followed:
+        groups: dict[str, Met] = {}
+        for stated_, outcome in zip(one.item.constraints, one.strict, strict=True):
+            group = stated_.id.partition(":")[0]
+            groups[group] = (*groups.get(group, ()), outcome)
+        for group, met in groups.items():
+            _add(outcomes, f"constraints_met/{group}", one.item, _share(met))
+    return outcomes
+
+
+def mean_floor(items: Sequence[Item]) -> float:
+    """What junk would earn as reward, on average: texts that say nothing, in the hardened
+    reading. Raises ``ValueError`` without items."""
+    if not items:
+        raise ValueError("no items, no floor")
+    return sum(reward_floor(item.constraints, "hardened", 1.0) for item in items) / len(items)
 
 
 def type_table(followed: Sequence[Followed]) -> dict[str, dict[str, int]]:
@@ -156,12 +172,9 @@ def type_table(followed: Sequence[Followed]) -> dict[str, dict[str, int]]:
     return {name: dict(table[name]) for name in sorted(table)}
 
 
-def _by_group(item: Item, met: Met) -> dict[str, Met]:
-    groups: dict[str, Met] = {}
-    for one, outcome in zip(item.constraints, met, strict=True):
-        group = one.id.partition(":")[0]
-        groups[group] = (*groups.get(group, ()), outcome)
-    return groups
+def _add(outcomes: Outcomes, metric: str, item: Item, value: float | None) -> None:
+    if value is not None:
+        outcomes.setdefault(metric, {})[item.id] = value
 
 
 def _share(met: Met) -> float | None:

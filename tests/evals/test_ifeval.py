@@ -11,6 +11,8 @@ from evals.ifeval import (
     follow,
     item_of,
     loose_variants,
+    mean_floor,
+    outcomes_by_group,
     outcomes_by_prompt,
     read_items,
     type_table,
@@ -66,17 +68,18 @@ def test_an_instruction_is_followed_only_as_a_whole_and_unknown_stays_unknown() 
 
 def test_outcomes_by_prompt_have_what_the_table_before_and_after_needs() -> None:
     (item,) = items(ROW)
-    outcomes = outcomes_by_prompt([(item, "Sure, here:\n- tea")])
+    said = "Sure, here:\n- tea"
+    outcomes = outcomes_by_prompt([(item, said)]) | outcomes_by_group([follow(item, said)])
     values = {metric: of["1000"] for metric, of in outcomes.items()}
     assert values == {
         "constraints_met": 0.5,
         "instructions_met": 0.0,
         "constraints_met_loose": 1.0,
         "instructions_met_loose": 1.0,
-        "constraints_met_punctuation": 0.0,
-        "constraints_met_detectable_format": 1.0,
-        "reward_floor": 0.5,
+        "constraints_met/punctuation": 0.0,
+        "constraints_met/detectable_format": 1.0,
     }
+    assert mean_floor([item]) == 0.5
 
 
 def test_a_rule_that_crashes_is_masked_and_not_averaged() -> None:
