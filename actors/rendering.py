@@ -127,15 +127,20 @@ class PromptRenderer:
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return np.asarray([*ids, stop_id], dtype=np.int32)
 
+    def encode_prefix(self, text: str) -> Tokens:
+        """Token ids [T] of the beginning of an answer that goes on; none for an empty text."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return np.asarray(ids, dtype=np.int32)
+
     def encode_label(self, text: str) -> Tokens:
         """Token ids [T] of the beginning of an answer: no stop token behind it.
 
         Raises ``ValueError`` for a text without a token, which has no log-prob.
         """
-        ids = self._tokenizer.encode(text, add_special_tokens=False)
-        if not ids:
+        ids = self.encode_prefix(text)
+        if not ids.size:
             raise ValueError("a label without a token has no log-prob")
-        return np.asarray(ids, dtype=np.int32)
+        return ids
 
     def encode_reply(self, role: str | None, text: str, *, closes: bool) -> Tokens:
         """Token ids [R] of what an environment says: the end of the model's turn unless it

@@ -160,7 +160,7 @@ class Crew:
             "parent": root,
             "step": step,
             "fence": self._fence,
-            "extra": {"run": self._config.run.name},
+            "extra": {"run": self._config.run.name, **_heads(self._config)},
         }
         self.learners.call(
             "save_checkpoint", arguments, context=("checkpoint", step), deadline_s=SAVE_DEADLINE_S
@@ -222,6 +222,13 @@ class Crew:
         )
         self._stack.callback(fleet.close)
         return fleet
+
+
+def _heads(config: Config) -> dict[str, str]:
+    """What a checkpoint of a value model says of its heads, in order."""
+    if config.stage != "value_model" or config.value_model is None:
+        return {}
+    return {"value_heads": ",".join(config.value_model.principles)}
 
 
 def wait_for_one(fleet: Fleet | RolloutFleets, deadline_s: float) -> Any:

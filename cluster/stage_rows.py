@@ -11,8 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from cluster.supervised import accepted_rows
+from actors.rendering import PromptRenderer
+from cluster.supervised import accepted_rows, most_tokens
+from curricula.preferences import load_preferences
+from curricula.prefix_returns import load_returns
+from learners.preference import PreferenceRow
 from learners.row_plan import RowPlan
+from learners.value_model import ValueRow
 from safeladder.config import Config
 from safeladder.errors import ConfigError, DataError
 
@@ -77,4 +82,65 @@ def _supervised(config: Config, folder: Path | None, ask: bool) -> StageRows:
     return StageRows(rows, {"acceptance": acceptance.summary()}, list(acceptance.lines()))
 
 
-_LOADERS = {"sft": _supervised}
+def _preference(config: Config, folder: Path | None, ask: bool) -> StageRows:
+    """Answers are cut to ``preference.cutoff``, as LLaMA-Factory does; pairs that are the same up
+    to there are left out, and both are told."""
+    assert config.preference is not None, "the section preference is there"
+    renderer = PromptRenderer.from_config(config.model)
+    budget = config.learner.micro_batch_tokens
+    most = min(config.preference.cutoff, most_tokens(config))
+    rows, cut, same = [], 0, 0
+    for pair in load_preferences(config.preference.data):
+        prompt = renderer.render_messages(pair.messages)
+        room = most - prompt.size
+        if room < 1:
+            raise DataError(
+                f"{pair.place}: column prompt: has {prompt.size} tokens and leaves no room for an "
+                f"answer within {most} (preference.cutoff, learner.micro_batch_tokens and the "
+                "model's positions); shorten or remove it"
+            )
+        answers = [renderer.encode_answer(text) for text in (pair.chosen, pair.rejected)]
+        chosen, rejected = (answer[:room] for answer in answers)
+        needed = prompt.size + chosen.size + rejected.size - 2
+        if needed > budget:
+            raise ConfigError(
+                f"learner.micro_batch_tokens is {budget}, but the pair of {pair.place} needs "
+                f"{needed}: the prompt and both answers lie in one row; raise it, or lower "
+                "preference.cutoff"
+            )
+        cut += any(answer.size > room for answer in answers)
+        if np.array_equal(chosen, rejected):
+            same += 1
+            continue
+        rows.append(PreferenceRow(prompt_tokens=prompt, chosen=chosen, rejected=rejected))
+    told = {"cut": cut, "same_up_to_the_cutoff": same}
+    lines = [f"{cut} pairs with an answer cut at {most} tokens"] if cut else []
+    lines += [f"{same} pairs left out: the same up to there"] if same else []
+    return StageRows(rows, {"pairs": told} if cut or same else {}, lines)
+
+
+def _value_model(config: Config, folder: Path | None, ask: bool) -> StageRows:
+    assert config.value_model is not None, "the section value_model is there"
+    renderer = PromptRenderer.from_config(config.model)
+    principles, most = config.value_model.principles, most_tokens(config)
+    rows = []
+    for row in load_returns(config.value_model.data, principles):
+        prompt = renderer.render_messages(row.messages)
+        prefix = renderer.encode_prefix(row.prefix)
+        if prompt.size + prefix.size > most:
+            raise DataError(
+                f"{row.place}: prompt and prefix have {prompt.size + prefix.size} tokens; the "
+                f"most is {most} (learner.micro_batch_tokens and the model's positions)"
+            )
+        rows.append(
+            ValueRow(
+                prompt_tokens=prompt,
+                tokens=np.append(prefix, np.int32(0)),
+                returns=np.array([row.returns.get(p, 0.0) for p in principles], np.float32),
+                known=np.array([p in row.returns for p in principles], np.float32),
+            )
+        )
+    return StageRows(rows, {}, [])
+
+
+_LOADERS = {"sft": _supervised, "preference": _preference, "value_model": _value_model}

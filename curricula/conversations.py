@@ -26,6 +26,11 @@ PROMPTS = ("prompt", "messages", "conversations", "instruction")
 def conversation_of(place: str, row: Mapping[str, Any]) -> tuple[Message, ...]:
     """The turns before the answer, or up to it if the row has it as a last turn. Raises
     ``DataError``."""
+    if row.get("images"):
+        raise DataError(
+            f"{place}: column images: only RL trains on images as yet; remove the row, or its "
+            "images if the question stands without them"
+        )
     if "prompt" not in row and "messages" not in row:
         if "conversations" in row:
             turns = row["conversations"]

@@ -174,6 +174,11 @@ class DeepspeedEngine:
         logprobs, values = self._forward(row)
         return logprobs, values
 
+    def values(self, row: PackedRow) -> Tensor:
+        """[N, K] outputs of a value model's heads at the wanted states. *Collective* under
+        ZeRO-3."""
+        return self._forward(row)
+
     def _forward(self, row: PackedRow) -> Tensor:
         result: Tensor = self._engine(**self._policy.inputs(row, self.device))
         return result

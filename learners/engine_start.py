@@ -34,8 +34,12 @@ def start_engine(
     torch.set_num_threads(config.placement.threads_per_actor)
     torch.use_deterministic_algorithms(config.run.deterministic)
     torch.manual_seed(config.run.seed)
-    objective = learner.objective
-    has_head = objective.advantage == "gae"
+    objective, values = learner.objective, config.value_model
+    has_head = config.stage == "rl" and objective.advantage == "gae"
+    heads = int(has_head)
+    scale = objective.value.head_lr / learner.lr
+    if config.stage == "value_model" and values is not None:
+        heads, scale = len(values.principles), values.head_lr / values.lr
     if has_head and resume_from is not None and not (resume_from / VALUE_HEAD).is_file():
         raise NotResumableError(
             f"{resume_from} has no {VALUE_HEAD}: it was trained without learner.objective."
@@ -47,7 +51,8 @@ def start_engine(
         temperature=config.rollout.temperature if config.stage == "rl" else 1.0,
         train_last_layers=learner.train_last_layers,
         gradient_checkpointing=learner.gradient_checkpointing,
-        value_head=has_head,
+        value_heads=heads,
+        only_values=config.stage == "value_model",
     )
     engine = DeepspeedEngine(
         policy,
@@ -57,7 +62,7 @@ def start_engine(
             weight_decay=learner.weight_decay,
             max_grad_norm=learner.max_grad_norm,
             timeout_s=learner.step_deadline_s,
-            head_lr_scale=objective.value.head_lr / learner.lr,
+            head_lr_scale=scale,
         ),
         rank=place.rank,
         world_size=place.world_size,

@@ -102,6 +102,11 @@ def pack(
     if bundles is None:
         bundles = _bundles(sequences, budget)
     lengths = [_bundle_tokens(sequences, bundle) for bundle in bundles]
+    if max(lengths) > budget:
+        raise ValueError(
+            f"sequences that belong together have {max(lengths)} input tokens, more than "
+            f"learner.micro_batch_tokens = {budget}"
+        )
     num_rows = ranks * max(1, -(-sum(lengths) // (ranks * budget)))
     partition = _balance(lengths, num_rows)
     while max(sum(lengths[b] for b in part) for part in partition) > budget:

@@ -32,8 +32,9 @@ HEAD_CHUNK_TOKENS = 1024
 
 class PackedPolicy(nn.Module):
     """Wraps a causal language model; the head runs inside ``forward``, where ZeRO-3 has gathered
-    its weights, and only at the wanted positions. ``value_head`` maps a hidden state to one number:
-    the return that the policy expects before it samples the token."""
+    its weights, and only at the wanted positions. ``value_head`` maps a hidden state to one number,
+    the return that the policy expects before it samples the token; with ``only_values``, which is a
+    value model, to one for each principle."""
 
     def __init__(
         self,
@@ -41,8 +42,11 @@ class PackedPolicy(nn.Module):
         temperature: float,
         value_head: nn.Linear | None = None,
         vision: FrozenVision | None = None,
+        *,
+        only_values: bool = False,
     ) -> None:
         super().__init__()
+        self.only_values = only_values
         self.model = model
         self.temperature = temperature
         self.value_head = value_head
@@ -79,8 +83,8 @@ class PackedPolicy(nn.Module):
     ) -> Tensor:
         """[L] tokens, [L] or [axes, L] positions, the spans that they form, [N] input index and
         [N] target ids to [N] float32 log-probs of logits / temperature; with a value head [2, N],
-        log-probs and values (one tensor, since ZeRO's hooks look at tensors). The embeddings of
-        the tokens at ``places`` [K] are ``features`` [K, H]."""
+        log-probs and values (one tensor, since ZeRO's hooks look at tensors), or [N, K]
+        values alone. The embeddings of the tokens at ``places`` [I] are ``features`` [I, H]."""
         shown = {"input_ids": tokens[None]}
         if places is not None and features is not None:
             embeds = self.model.get_input_embeddings()(tokens[None])
@@ -93,6 +97,9 @@ class PackedPolicy(nn.Module):
             use_cache=False,
         ).last_hidden_state[0]
         states = hidden[logit_index]
+        if self.only_values and self.value_head is not None:
+            values: Tensor = self.value_head(states).float()
+            return values
         logprobs = self._logprobs(states, targets)
         if self.value_head is None:
             return logprobs
@@ -119,7 +126,8 @@ def load_policy(
     temperature: float,
     train_last_layers: int | None,
     gradient_checkpointing: bool,
-    value_head: bool = False,
+    value_heads: int = 0,
+    only_values: bool = False,
 ) -> PackedPolicy:
     """Load a causal language model in Hugging Face layout, freeze what is not trained.
 
@@ -152,18 +160,34 @@ def load_policy(
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    head = load_value_head(path, model) if value_head else None
-    return PackedPolicy(model, temperature, head, vision)
+    head = load_value_head(path, model, value_heads) if value_heads else None
+    if only_values:
+        _freeze_output(model)
+    return PackedPolicy(model, temperature, head, vision, only_values=only_values)
 
 
-def load_value_head(path: Path, model: PreTrainedModel) -> nn.Linear:
-    """The value head beside the model's weights, else one of zeros, which expects nothing."""
-    head = nn.Linear(model.config.get_text_config().hidden_size, 1, dtype=model.dtype)
+def load_value_head(path: Path, model: PreTrainedModel, outputs: int = 1) -> nn.Linear:
+    """The value head beside the model's weights, else one of zeros, which expects nothing. Raises
+    ``ConfigError`` if the one that is there has other outputs."""
+    head = nn.Linear(model.config.get_text_config().hidden_size, outputs, dtype=model.dtype)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     if (path / VALUE_HEAD).is_file():
-        head.load_state_dict(load_file(path / VALUE_HEAD))
+        found = load_file(path / VALUE_HEAD)
+        if found["weight"].shape != head.weight.shape:
+            raise ConfigError(
+                f"{path / VALUE_HEAD} has {found['weight'].shape[0]} heads, and {outputs} are "
+                "wanted: it is of another kind of run; set model.path to the policy without them"
+            )
+        head.load_state_dict(found)
     return head
+
+
+def _freeze_output(model: PreTrainedModel) -> None:
+    """A value model predicts no token: an output embedding of its own would get no gradient."""
+    output, given = model.get_output_embeddings(), model.get_input_embeddings()
+    if output.weight is not given.weight:
+        output.requires_grad_(False)
 
 
 def _freeze(model: PreTrainedModel, train_last_layers: int | None) -> None:

@@ -61,6 +61,10 @@ class Task(Protocol):
         """These rows, to be trained together."""
         ...
 
+    def outputs(self, engine: DeepspeedEngine, row: PackedRow) -> Tensor:
+        """What the loss is made of: [N, ...] for the N wanted tokens of a row. *Collective.*"""
+        ...
+
 
 def accumulate(
     engine: DeepspeedEngine, task: Task, batch: Batch, *, budget: int, train: bool
@@ -75,7 +79,7 @@ def accumulate(
     )[engine.rank]  # fmt: skip
     for index, row in enumerate(rows):
         with torch.set_grad_enabled(train):
-            outputs = engine.logprobs(row)
+            outputs = task.outputs(engine, row)
             if row.pieces:
                 loss, own = batch.loss(outputs, row)
                 sums |= {name: sums[name] + value for name, value in own.items()}

@@ -67,6 +67,10 @@ class SftTask:
         """These rows."""
         return SftBatch([self._rows[row] for row in rows])
 
+    def outputs(self, engine: DeepspeedEngine, row: PackedRow) -> Tensor:
+        """[N] log-probs."""
+        return engine.logprobs(row)
+
 
 def train_supervised(
     engine: DeepspeedEngine, rows: Sequence[SftRow], sft: SftConfig, *, budget: int, seed: int

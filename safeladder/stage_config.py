@@ -121,6 +121,8 @@ class ValueModelConfig(RowsConfig):
     continuations, 0 to 1)."""
     principles: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Heads, in order. A row need not have a return for each."""
+    head_lr: PositiveFloat = 1e-3
+    """Peak learning rate of the heads, which start at zero."""
     clip: Annotated[float, Field(gt=0, lt=0.5, strict=True)] = 0.05
     """Returns are brought into [clip, 1 - clip], since the logit of 0 and 1 is not finite."""
     epochs: PositiveInt = 3

@@ -39,7 +39,7 @@ def load(folder: Path) -> Any:
         temperature=1.0,
         train_last_layers=None,
         gradient_checkpointing=False,
-        value_head=True,
+        value_heads=1,
     )
 
 

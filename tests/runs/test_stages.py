@@ -19,8 +19,20 @@ pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(900)]
 STEPS = 12
 ROWS: dict[str, list[dict[str, Any]]] = {
     "sft": [{"prompt": f"Say {i}", "response": f"{i} it is"} for i in range(20)],
+    "preference": [
+        {"prompt": f"Say {i}", "chosen": f"{i} it is", "rejected": "no, I will not"}
+        for i in range(20)
+    ],
+    "value_model": [
+        {"prompt": f"Say {i // 2}", "prefix": f"{i}" * (i % 3), "returns": {"safety": i % 2 / 1}}
+        for i in range(20)
+    ],
 }
-SECTIONS: dict[str, Tree] = {"sft": {"schedule": "cosine", "warmup_ratio": 0.1}}
+SECTIONS: dict[str, Tree] = {
+    "sft": {"schedule": "cosine", "warmup_ratio": 0.1},
+    "preference": {},
+    "value_model": {"principles": ["safety", "rule"]},
+}
 
 
 def write_stage(folder: Path, model: Path, stage: str, name: str, **sections: Any) -> Path:
