@@ -11,7 +11,12 @@ from pathlib import Path
 
 from cluster.model_folder import ModelFolder
 from cluster.placement import job_address
-from cluster.resource_plan import host_memory_bytes, main_memory_bytes, resource_plan
+from cluster.resource_plan import (
+    host_memory_bytes,
+    main_memory_bytes,
+    resource_plan,
+    trained_parameters,
+)
 from cluster.run_directory import require_free_disk
 from safeladder.config import Config
 from safeladder.errors import ConfigError, EnvironmentUnfitError
@@ -110,7 +115,7 @@ def check_memory(config: Config, model: ModelFolder, num_bytes: int) -> None:
 def required_disk_bytes(config: Config, model: ModelFolder) -> int:
     """Space of all checkpoints kept and of the one being written: weights in the model's dtype,
     and 12 bytes (float32 master and the two Adam moments) for each trained parameter."""
-    trained = model.num_trainable(config.learner.train_last_layers)
+    trained = trained_parameters(config, model)
     width = 4 if config.model.dtype == "float32" else 2
     return (config.checkpoint.keep + 1) * (width * model.num_parameters + 12 * trained)
 

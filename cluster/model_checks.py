@@ -21,6 +21,7 @@ def check_model(config: Config, model: ModelFolder) -> None:
     """Raise ``ConfigError`` or ``EnvironmentUnfitError`` unless the model fits ``config``."""
     check_architecture(model)
     check_layers(config, model)
+    check_adapters(config, model)
     check_context(config, model)
     check_chat_template(config.model.chat_template)
 
@@ -58,6 +59,20 @@ def check_layers(config: Config, model: ModelFolder) -> None:
             f"learner.train_last_layers {wanted}: the model has {there} layers; give at most that, "
             "or null to train everything"
         )
+
+
+def check_adapters(config: Config, model: ModelFolder) -> None:
+    """Refuse a LoRA target that matches no layer of the decoder. Raises ``ConfigError``."""
+    lora, there = config.learner.lora, {name for _, name, _, _ in model.matrices}
+    if lora is None or lora.target == "all-linear" or not there:
+        return
+    for target in lora.target:
+        if target not in there:
+            close = difflib.get_close_matches(target, there, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(there))}"
+            raise ConfigError(
+                f"learner.lora.target: {target!r} is no linear layer of the model's decoder; {hint}"
+            )
 
 
 def check_context(config: Config, model: ModelFolder) -> None:

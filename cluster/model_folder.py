@@ -9,7 +9,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,25 @@ class ModelFolder:
     """Name of the architecture."""
     max_positions: int | None = None
     """Longest sequence; None if the model does not say, or stretches its positions."""
+    matrices: tuple[tuple[int, str, int, int], ...] = ()
+    """Weights of linear layers of the decoder: layer, name such as ``q_proj``, outputs, inputs."""
 
     def num_trainable(self, last_layers: int | None) -> int:
         """Parameters of the last k decoder layers, or of the whole model for None."""
         if last_layers is None or not self.parameters_by_layer:
             return self.num_parameters
         return sum(self.parameters_by_layer[-last_layers:])
+
+    def num_adapted(
+        self, rank: int, target: Collection[str] | None, last_layers: int | None
+    ) -> int:
+        """Parameters of adapters of that rank on the layers that ``target`` names (None: all)."""
+        first = len(self.parameters_by_layer) - (last_layers or len(self.parameters_by_layer))
+        return sum(
+            rank * (outputs + inputs)
+            for layer, name, outputs, inputs in self.matrices
+            if layer >= first and (target is None or name in target)
+        )
 
 
 def read_model_folder(path: Path) -> ModelFolder:
@@ -64,17 +77,20 @@ def _read_folder(path: Path) -> ModelFolder:
     config = _read_json(path, "config.json")
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         raise _unfit(path, f"holds no tokenizer ({', '.join(TOKENIZER_FILES)}); save it beside it")
-    total, layers = 0, dict[int, int]()
+    total, layers, matrices = 0, dict[int, int](), list[tuple[int, str, int, int]]()
     for shard in _shards(path):
         for name, shape in _shapes(shard).items():
             total += math.prod(shape)
             if match := LAYER.search(name):
                 layer = int(match[1])
                 layers[layer] = layers.get(layer, 0) + math.prod(shape)
+                if len(shape) == 2 and name.endswith(".weight") and "vis" not in name:
+                    matrices.append((layer, name.split(".")[-2], shape[0], shape[1]))
     if total == 0:
         raise _unfit(path, "the weight files hold no tensor; copy the model again")
     by_layer = tuple(layers[i] for i in sorted(layers))
-    return ModelFolder(path, total, by_layer, _text(config.get("model_type")), _positions(config))
+    kind, positions = _text(config.get("model_type")), _positions(config)
+    return ModelFolder(path, total, by_layer, kind, positions, tuple(matrices))
 
 
 def _text(value: Any) -> str | None:

@@ -65,6 +65,11 @@ def plan_replay(run: RunDirectory, first: int, last: int) -> Plan:
     start.
     """
     config = run.config()
+    if config.stage != "rl":
+        raise ConfigError(
+            f"{run.path} is of stage: {config.stage}, whose steps pass over rows and store no "
+            "batches: there is nothing to replay; train it again, and compare the checkpoints"
+        )
     trained = _last_trained(run)
     if last > trained:
         what = f"1 to {trained} were trained" if trained else "none was trained yet"

@@ -98,10 +98,19 @@ def main_memory_bytes(plan: list[RolePlan]) -> float:
     return sum(line.actors * line.num_bytes for line in plan if line.num_gpus == 0)
 
 
+def trained_parameters(config: Config, model: ModelFolder) -> int:
+    """Parameters that have a gradient and an optimizer state."""
+    learner = config.learner
+    if learner.lora is None:
+        return model.num_trainable(learner.train_last_layers)
+    target = None if learner.lora.target == "all-linear" else learner.lora.target
+    return model.num_adapted(learner.lora.rank, target, learner.train_last_layers)
+
+
 def _learner_bytes(config: Config, model: ModelFolder) -> float:
     """Of one rank. ZeRO 1 splits optimizer state over the ranks, 2 the gradients too, 3 all."""
     learner = config.learner
-    trained = model.num_trainable(learner.train_last_layers)
+    trained = trained_parameters(config, model)
     width = 4 if config.model.dtype == "float32" else 2
     masters = 0 if width == 4 else 4 * trained
     parts = (width * model.num_parameters, width * trained, masters + 8 * trained)

@@ -25,6 +25,11 @@ def why_command(run_dir: Path, newest: int, *, as_json: bool) -> int:
     Raises ``ConfigError`` if nothing is known yet, ``NotResumableError`` if there is no run.
     """
     run = RunDirectory.open(run_dir)
+    if (stage := run.config().stage) != "rl":
+        raise ConfigError(
+            f"{run.path} is of stage: {stage}: its learner passes over rows and waits for nobody; "
+            "metrics.jsonl has the seconds of each step"
+        )
     status, live = run.status(), read_live(run)
     gap = step_gap(read_history(run.path).get("train", []), newest)
     if gap is None and live is None:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from learners.lora import Exported, exported
 from learners.packing import PackedRow
 from learners.policy_model import PackedPolicy, named_weights
 from learners.safetensors_stream import Slot
@@ -110,6 +111,11 @@ class DeepspeedEngine:
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else "cpu"
         self._model = policy.model
         self._settings = settings
+        self.merge_error = 0.0
+        """How far rounding moved an element at most when adapters were merged last."""
+        self._has_adapters = any(
+            one.adapter for one in exported(named_weights(policy.model), policy.model)
+        )
         self._trained = {n: p for n, p in named_weights(policy.model) if p.requires_grad}
         head = policy.value_head
         self._head = {f"value_head.{n}": p for n, p in head.named_parameters()} if head else {}
@@ -222,11 +228,21 @@ class DeepspeedEngine:
 
     def weight_slots(self, *, only_trained: bool) -> dict[str, Slot]:
         """Name, dtype and shape of what ``weights`` yields."""
-        return {n: _slot(p) for n, p in self._weights(only_trained)}
+        return {one.name: _slot(one.weight) for one in self._weights(only_trained)}
 
     def weights(self, *, only_trained: bool) -> NamedTensors:
-        """Whole tensors one by one, copied to the CPU; None on ranks other than 0. *Collective.*"""
+        """Whole tensors one by one, copied to the CPU, adapters merged into them; None on ranks
+        other than 0. *Collective.*"""
+        self.merge_error = 0.0
         return self._whole(self._weights(only_trained))
+
+    def adapter_slots(self) -> dict[str, Slot]:
+        """Name, dtype and shape of what ``adapter_weights`` yields; empty without adapters."""
+        return {n: _slot(p) for n, p in self._trained.items()} if self._has_adapters else {}
+
+    def adapter_weights(self) -> NamedTensors:
+        """The adapters as they are trained. *Collective.*"""
+        return self._whole(Exported(n, self._trained[n]) for n in self.adapter_slots())
 
     def head_slots(self) -> dict[str, Slot]:
         """Name, dtype and shape of what ``head_weights`` yields; empty without a value head."""
@@ -235,22 +251,28 @@ class DeepspeedEngine:
     def head_weights(self) -> NamedTensors:
         """The value head as ``weights`` gives the policy, which is all that is published.
         *Collective.*"""
-        return self._whole((_own_name(n), p) for n, p in self._head.items())
+        return self._whole(Exported(_own_name(n), p) for n, p in self._head.items())
 
-    def _whole(self, weights: Iterable[tuple[str, Tensor]]) -> NamedTensors:
-        for name, weight in weights:
-            is_sharded = hasattr(weight, "ds_id")
+    def _whole(self, weights: Iterable[Exported]) -> NamedTensors:
+        for one in weights:
+            sharded = [part for part in one.parts if hasattr(part, "ds_id")]
             gathered = (
-                self._deepspeed.zero.GatheredParameters([weight])
-                if is_sharded
+                self._deepspeed.zero.GatheredParameters(sharded)
+                if sharded
                 else contextlib.nullcontext()
             )
+            whole = None
             with gathered:
-                whole = weight.detach().to("cpu", copy=True) if self.rank == 0 else None
-            yield name, whole
+                if self.rank == 0 and one.adapter is not None:
+                    whole, error = one.adapter.merged(one.weight)
+                    self.merge_error = max(self.merge_error, error)
+                elif self.rank == 0:
+                    whole = one.weight.detach().to("cpu", copy=True)
+            yield one.name, whole
 
-    def _weights(self, only_trained: bool) -> Iterable[tuple[str, Tensor]]:
-        return self._trained.items() if only_trained else named_weights(self._model)
+    def _weights(self, only_trained: bool) -> Iterable[Exported]:
+        weights = exported(named_weights(self._model), self._model)
+        return (w for w in weights if not only_trained or w.weight.requires_grad or w.adapter)
 
     def optimizer_slots(self) -> dict[str, Slot]:
         """Name, dtype and shape of what ``optimizer_state`` yields."""

@@ -46,13 +46,15 @@ def start_engine(
             "advantage: gae; resume with the objective it had, or start from it as model.path"
         )
     policy = load_policy(
-        resume_from or model_path,
+        model_path,
         dtype=getattr(torch, config.model.dtype),
         temperature=config.rollout.temperature if config.stage == "rl" else 1.0,
         train_last_layers=learner.train_last_layers,
         gradient_checkpointing=learner.gradient_checkpointing,
         value_heads=heads,
         only_values=config.stage == "value_model",
+        lora=learner.lora,
+        resume_from=resume_from,
     )
     engine = DeepspeedEngine(
         policy,

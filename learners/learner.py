@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from learners.checkpoints import (
 )
 from learners.deepspeed_engine import NamedTensors
 from learners.engine_start import Place, start_engine
+from learners.lora import ADAPTER
 from learners.payloads import read_payloads
 from learners.policy_model import VALUE_HEAD
 from learners.policy_update import update_policy
@@ -267,7 +268,16 @@ class Learner:
         self._last_trained = _groups_of(order)
         if self._rank == 0:
             self._step_log(order.fence).took(self._last_report, order.fence)
+        self._last_report = self._with_rounding(self._last_report)
         return self._last_report
+
+    def _with_rounding(self, report: StepReport) -> StepReport:
+        """With adapters, how far their last merge was rounded: of the version before."""
+        if self._config.learner.lora is None or self._config.model.dtype == "float32":
+            return report
+        return replace(
+            report, metrics={**report.metrics, "lora_rounding": self._engine.merge_error}
+        )
 
     def _begin_stage(self, rows: Sequence[Any], fence: int) -> Mapping[str, float]:
         config = self._config
@@ -293,7 +303,7 @@ class Learner:
         report = StepReport(step=step, version=step, metrics=metrics, seconds=seconds)
         if self._rank == 0:
             self._step_log(fence).took(report, fence)
-        return report
+        return self._with_rounding(report)
 
     def _step_log(self, fence: int) -> StepLog:
         if self._log is None:
@@ -309,6 +319,7 @@ class Learner:
             for _ in (
                 *engine.weights(only_trained=False),
                 *engine.head_weights(),
+                *engine.adapter_weights(),
                 *engine.optimizer_state(),
             ):
                 pass
@@ -330,12 +341,18 @@ class Learner:
     def _write_files(self, folder: Path) -> dict[str, str]:
         engine, rng = self._engine, torch.get_rng_state()
         weights, head = engine.weight_slots(only_trained=False), engine.head_slots()
+        adapters = engine.adapter_slots()
         return copy_model_files(self._model_path, folder, self._config.model.dtype) | {
             INDEX: write_index(folder, weights),
             WEIGHTS: _write_tensors(folder / WEIGHTS, weights, engine.weights(only_trained=False)),
             **(
                 {VALUE_HEAD: _write_tensors(folder / VALUE_HEAD, head, engine.head_weights())}
                 if head
+                else {}
+            ),
+            **(
+                {ADAPTER: _write_tensors(folder / ADAPTER, adapters, engine.adapter_weights())}
+                if adapters
                 else {}
             ),
             OPTIMIZER: _write_tensors(

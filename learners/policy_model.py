@@ -18,9 +18,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, PreTrainedModel
 
 from learners import packed_attention
+from learners.lora import add_adapters, load_adapters
 from learners.packing import PackedRow, Span
 from learners.target_logprobs import target_logprobs
 from learners.vision_tower import FrozenVision
+from safeladder.config import LoraConfig
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 from vision.family import family_of
 from vision.sequences import model_class
@@ -128,13 +130,19 @@ def load_policy(
     gradient_checkpointing: bool,
     value_heads: int = 0,
     only_values: bool = False,
+    lora: LoraConfig | None = None,
+    resume_from: Path | None = None,
 ) -> PackedPolicy:
     """Load a causal language model in Hugging Face layout, freeze what is not trained.
+
+    The weights are those of a checkpoint, ``resume_from``, if given; with ``lora`` they stay those
+    of ``path``, and the checkpoint has the adapters.
 
     Dropout is off: a policy must price its tokens as the engine did. Raises
     ``EnvironmentUnfitError`` if the folder holds no such model, or one that cannot be packed,
     ``ConfigError`` if it has fewer layers than asked for.
     """
+    started_from, path = path, path if lora else resume_from or path
     if not (path / "config.json").is_file():
         raise EnvironmentUnfitError(f"model.path {path} holds no config.json")
     config = AutoConfig.from_pretrained(path)
@@ -156,11 +164,16 @@ def load_policy(
             "of attention functions, such as Llama or Qwen"
         )
     _freeze(model, train_last_layers)
+    if lora is not None:
+        add_adapters(model, lora, train_last_layers)
+        if resume_from is not None:
+            load_adapters(model, resume_from)
     vision = None if family is None else FrozenVision(family, model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    head = load_value_head(path, model, value_heads) if value_heads else None
+    head_path = resume_from or started_from
+    head = load_value_head(head_path, model, value_heads) if value_heads else None
     if only_values:
         _freeze_output(model)
     return PackedPolicy(model, temperature, head, vision, only_values=only_values)

@@ -32,6 +32,7 @@ from safeladder.fleet_config import EngineFleet as EngineFleet
 from safeladder.fleet_config import FleetConfig as FleetConfig
 from safeladder.fleet_config import engine_fleets
 from safeladder.learner_config import LearnerConfig as LearnerConfig
+from safeladder.lora_config import LoraConfig as LoraConfig
 from safeladder.objective_config import ObjectiveConfig as ObjectiveConfig
 from safeladder.objective_profiles import with_reference_of_profile
 from safeladder.probe_config import ExitConfig as ExitConfig

@@ -13,6 +13,7 @@ from safeladder.config_section import (
     PositiveInt,
     Section,
 )
+from safeladder.lora_config import LoraConfig as LoraConfig
 from safeladder.objective_config import ObjectiveConfig
 
 
@@ -39,6 +40,9 @@ class LearnerConfig(Section):
     """Token budget of one packed row, prompts included."""
     train_last_layers: PositiveInt | None = None
     """Train only the last k decoder layers and the final norm; null trains everything."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of the weights; with ``train_last_layers`` those of the last
+    k decoder layers. They are published and saved merged."""
     gradient_checkpointing: Flag = False
     """Recompute activations in the backward pass."""
     step_deadline_s: PositiveFloat = 3600.0
