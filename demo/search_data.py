@@ -67,7 +67,7 @@ def demonstrations(
 
 def main(folder: Path) -> None:
     """Write the three files."""
-    environment = SearchEnvironment(**OPTIONS, read_tokens=10_000, model_path=None)
+    environment = SearchEnvironment(**OPTIONS, read_tokens=1000, model_path=None)
     environment.start()
     asked = list(questions())
     towns = sorted({town for town, _, _ in asked})
