@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.ledger_draws import read_draws
+from cluster.curriculum_state import LAST_STEP, curriculum_state, require_draws
 from cluster.ledger_reader import reading
 from cluster.run_directory import RunDirectory
-from curricula.sampler import Sampler
-from curricula.training_prompts import prompt_source
-from safeladder.errors import ConfigError
+from curricula.buckets import bucket_names
 
 NEWEST = 10
 """Draws that are shown one by one."""
@@ -37,7 +33,6 @@ SELECT epoch || '/' || ordinal, prompt, label, bucket, why, predicted, d.version
 FROM draws d JOIN groups USING (epoch, ordinal) LEFT JOIN outcomes USING (epoch, ordinal)
 ORDER BY epoch DESC, ordinal DESC LIMIT :newest
 """
-_LAST_STEP = "SELECT coalesce(max(step), 0) FROM groups WHERE state = 'trained'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +92,20 @@ def curriculum_command(run_dir: Path, *, as_json: bool, state: bool) -> int:
     return 0
 
 
-def curriculum_state(run: RunDirectory) -> dict[str, Any]:
-    """What the run knows of its prompts at its last step, as plain JSON data: what
-    ``curriculum.carried`` of another run reads. Raises ``ConfigError`` for a run without a sampler,
-    ``DataError`` if its data cannot be read any more."""
-    source = prompt_source(run.config())
-    if not isinstance(source, Sampler):
-        raise ConfigError(f"{run.path}: has no curriculum, mixture or weights; its order is plain")
-    with reading(run) as ledger:
-        _require_draws(ledger, run)
-        source.restore(read_draws(ledger, ledger.execute(_LAST_STEP).fetchone()[0]))
-    return source.dump()
-
-
 def read_curriculum(run: RunDirectory) -> CurriculumReport:
     """Read one moment of the ledger. Raises ``ConfigError`` if there was no sampler."""
+    order = ("", *bucket_names(run.config().curriculum))
     with reading(run) as ledger:
-        _require_draws(ledger, run)
-        step = ledger.execute(_LAST_STEP).fetchone()[0]
+        require_draws(ledger, run)
+        step = ledger.execute(LAST_STEP).fetchone()[0]
         buckets = ledger.execute(_BUCKETS, {"since": step - RECENT_STEPS}).fetchall()
         newest = ledger.execute(_NEWEST, {"newest": NEWEST}).fetchall()
     return CurriculumReport(
         step=step,
-        buckets=[_bucket_row(*row) for row in buckets],
+        buckets=sorted(
+            (_bucket_row(*row) for row in buckets),
+            key=lambda row: (row.label, order.index(row.bucket) if row.bucket in order else 0),
+        ),
         newest=[DrawRow(*facts) for facts in newest],
     )
 
@@ -138,15 +124,6 @@ def _bucket_row(
 ) -> BucketRow:
     shares = _share(passed, judged), _share(late_passed, late_judged)
     return BucketRow(label, bucket, asked, rehearsed, trained, dropped, *shares)
-
-
-def _require_draws(ledger: sqlite3.Connection, run: RunDirectory) -> None:
-    tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master")}
-    if "draws" not in tables or not ledger.execute("SELECT 1 FROM draws LIMIT 1").fetchone():
-        raise ConfigError(
-            f"{run.path}: nothing was drawn: its prompts are asked in a plain order, or training "
-            "has not begun"
-        )
 
 
 def _share(part: int | None, whole: int | None) -> float | None:

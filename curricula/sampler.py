@@ -109,7 +109,7 @@ class Sampler:
         parts = {
             "order": self._plain.digest,
             "mix": self._mix,
-            "curriculum": self._config.model_dump(mode="json"),
+            "curriculum": self._config.model_dump(mode="json", exclude={"carried"}),
             "carried": self._carried,
             "weights": hashlib.sha256(self._weights.tobytes()).hexdigest(),
             "partners": sorted(self._partners.items()),
@@ -237,7 +237,8 @@ class Sampler:
         total = sum(self._mix.values())
         told = []
         for label in sorted({label for label, _ in rows}):
-            buckets = {bucket: n for (of, bucket), n in sorted(rows.items()) if of == label}
+            names = dict.fromkeys((*self._names, *_PLACES, ""))
+            buckets = {name: rows[label, name] for name in names if rows[label, name]}
             parts = ", ".join(f"{n} {name}" for name, n in buckets.items() if name)
             share = f", {self._mix[label] / total:.0%} of the groups" if self._mix else ""
             told.append(

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.cli import app
-from cluster.curriculum_command import curriculum_state, read_curriculum
+from cluster.curriculum_command import read_curriculum
+from cluster.curriculum_state import carry_curriculum, curriculum_state
 from cluster.data_checks import check_data, stage_lines
 from cluster.ledger import Ledger
 from cluster.run_directory import RunDirectory
@@ -75,7 +76,10 @@ def test_the_report_adds_up_and_says_why_each_prompt_was_asked(played: RunDirect
     asked = Counter({row.bucket: row.asked for row in report.buckets})
     with Ledger.open(played.ledger, "books") as ledger:
         assert asked.total() == sum(ledger.counts().values())
-    assert {row.label for row in report.buckets} == {"safety"}
+    assert [(row.label, row.bucket) for row in report.buckets] == [
+        ("safety", "to 3"),
+        ("safety", "above 3"),
+    ]
     newest = report.newest[0]
     late = [draw for draw in report.newest if draw.version >= 2]
     assert {draw.bucket for draw in late if draw.why == "focus"} == {"above 3"}
@@ -95,6 +99,8 @@ def test_the_state_of_a_run_is_the_start_of_the_next(played: RunDirectory, tmp_p
     source = prompt_source(following)
     assert isinstance(source, Sampler)
     assert source.dump() == curriculum_state(played) | {"version": 0}
+    other = carry_curriculum(played, tmp_path / "other.json", configured(tmp_path))
+    assert prompt_source(other).digest == source.digest, "but for the name of the file"
     assert source.digest != prompt_source(configured(tmp_path)).digest
     carried.write_text("{")
     with pytest.raises(ConfigError, match=r"carried.json: cannot be read .* `curriculum.carried`"):
@@ -133,12 +139,12 @@ def test_a_row_without_a_place_is_named_by_file_and_line_before_the_start(tmp_pa
 
 def test_check_says_what_there_is_to_ask(tmp_path: Path) -> None:
     config = configured(tmp_path)
-    assert list(stage_lines(config)) == ["safety: 30 prompts (6 above 3, 24 to 3)"]
+    assert list(stage_lines(config)) == ["safety: 30 prompts (24 to 3, 6 above 3)"]
     mixed = configured(
         tmp_path, data={**config.data.model_dump(mode="json"), "mix": {"safety": 2.0}}
     )
     (line,) = stage_lines(mixed)
-    assert line.endswith("24 to 3), 100% of the groups")
+    assert line.endswith("6 above 3), 100% of the groups")
     assert list(stage_lines(configured(tmp_path, curriculum={}))) == []
 
 
