@@ -133,7 +133,8 @@ def _fault(value: Any, level: int) -> str | None:
             case None | str() | int() | float():
                 pass
             case _:
-                return f"has a value of type {type(value).__name__}; write it as text"
+                how = "into a file and its path here" if isinstance(value, bytes) else "as text"
+                return f"has a value of type {type(value).__name__}; write it {how}"
     return None
 
 

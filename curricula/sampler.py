@@ -304,7 +304,7 @@ class Sampler:
             self._stage_since = step
 
     def _passes_enough(self, wanted: float) -> bool:
-        labels = {kind.label for kind in self._kinds if kind.bucket}
+        labels = sorted({kind.label for kind in self._kinds if kind.bucket})  # sums need an order
         known = [self._estimates.share_of(label, self._names[self.stage]) for label in labels]
         judged = sum(weight for _, weight in known)
         return judged >= MIN_JUDGED and sum(s * w for s, w in known) / judged >= wanted

@@ -1,6 +1,7 @@
 """Sources of prompts: Parquet, Hugging Face datasets, and columns of other projects."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,9 @@ def test_a_bad_row_of_a_table_is_named_by_file_row_and_column(tmp_path: Path) ->
     said = refused(parquet(tmp_path, [good, good | {"prompt": None}]))
     assert said.startswith(f"{tmp_path}/rows.parquet: row 2: column prompt is missing")
     said = refused(parquet(tmp_path, [good | {"picture": b"\x89PNG"}]))
-    assert said.endswith(
-        "rows.parquet: row 1: column picture: has a value of type bytes; write it as text"
-    )
+    assert "rows.parquet: row 1: column picture: has a value of type bytes; write it into" in said
+    said = refused(parquet(tmp_path, [good | {"when": datetime(2026, 1, 1)}]))
+    assert "row 1: column when: has a value of type datetime; write it as text" in said
     said = refused(parquet(tmp_path, [good | {"grade": float("nan")}]))
     assert "row 1: column grade: has NaN" in said
 
