@@ -246,6 +246,7 @@ class VllmEngine:
         return {
             "skip_tokenizer_init": False,
             "limit_mm_per_prompt": {"video": 0},
+            "mm_device_do_normalize": False,  # our pixels are normalized
             "mm_processor_cache_gb": 0,
             "skip_mm_profiling": True,
         }

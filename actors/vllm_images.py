@@ -40,8 +40,8 @@ def engine_input(
         start += int(np.argmax(prompt[start:] == family.image_token_id))
         ranges.append(PlaceholderRange(offset=start, length=image.num_tokens))
         start += ranges[-1].length
-    inputs = family.tensors(images)
-    items = MultiModalKwargsItems.from_hf_inputs(inputs, _fields(inputs))
+    inputs, fields = _fields(family, images)
+    items = MultiModalKwargsItems.from_hf_inputs(inputs, fields)
     return mm_input(
         tokens,
         items,
@@ -51,12 +51,23 @@ def engine_input(
     )
 
 
-def _fields(inputs: dict[str, Any]) -> dict[str, Any]:
-    """How the tensors of all images are cut into those of each."""
+def _fields(
+    family: VisionFamily, images: Sequence[PromptImage]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of all images under vLLM's names, and how they are cut into those of each."""
+    import torch
     from vllm.multimodal.inputs import MultiModalFieldConfig
 
-    patches = inputs["image_grid_thw"].prod(-1)
-    return {
-        "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", patches),
-        "image_grid_thw": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
-    }
+    inputs: dict[str, Any] = dict(family.tensors(images))
+    each = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+    if "image_grid_thw" in inputs:  # rows of pixel values are patches
+        sizes = inputs["image_grid_thw"].prod(-1)
+        fields = {"image_grid_thw": each}
+    else:  # they are tiles
+        sizes = inputs["image_num_patches"] = torch.tensor([len(i.pixels) for i in images])
+        inputs["image_token_id"] = torch.tensor(family.image_token_id)
+        shared = MultiModalFieldConfig.shared("image", len(images), keep_on_cpu=True)
+        fields = {"image_num_patches": each, "image_token_id": shared}
+    return inputs, {
+        "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", sizes), **fields,
+    }  # fmt: skip
