@@ -61,11 +61,15 @@ class PromptRenderer:
 
         Raises ``BadImageError``, also if the model sees no images.
         """
-        if not prompt.images:
+        return self.look_at(prompt.images)
+
+    def look_at(self, paths: Sequence[str]) -> tuple[PromptImage, ...]:
+        """The same for paths of images."""
+        if not paths:
             return ()
         if self.family is None:
-            raise BadImageError(f"prompt {prompt.id} has images, and the model reads text only")
-        return look(self.family, [read_image(path) for path in prompt.images])
+            raise BadImageError(f"{paths[0]}: the model reads text only, no images")
+        return look(self.family, [read_image(path) for path in paths])
 
     def render(
         self, prompt: Prompt, max_tokens: int | None = None, images: Sequence[PromptImage] = ()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from actors.rendering import PromptRenderer
 from cluster.acceptance import Acceptance, judge_demonstrations, read_acceptance
 from cluster.model_folder import read_model_folder
-from curricula.demonstrations import load_demonstrations
+from curricula.demonstrations import Demonstration, load_demonstrations
 from learners.supervised import SftRow
 from safeladder.config import Config
+from safeladder.errors import DataError
+from safeladder.images import PromptImage
+from vision.reading import BadImageError
 
 TOO_LONG = "too long"
 
@@ -40,10 +44,18 @@ def accepted_rows(
     renderer = PromptRenderer.from_config(config.model)
     most = min(config.sft.max_tokens or most_tokens(config), most_tokens(config))
     rows, long = [], {}
+    shown: dict[str, PromptImage] = {}
     for index in acceptance.accepted:
+        demonstration = demonstrations[index]
+        images = tuple(_look(renderer, path, shown, demonstration) for path in demonstration.images)
+        try:
+            prompt_tokens = renderer.render_messages(demonstration.messages, images)
+        except BadImageError as error:
+            raise DataError(f"{demonstration.place}: {error}") from None
         row = SftRow(
-            prompt_tokens=renderer.render_messages(demonstrations[index].messages),
-            tokens=renderer.encode_answer(demonstrations[index].response),
+            prompt_tokens=prompt_tokens,
+            tokens=renderer.encode_answer(demonstration.response),
+            images=images,
         )
         if row.prompt_tokens.size + row.tokens.size > most:
             long[index] = TOO_LONG
@@ -54,3 +66,18 @@ def accepted_rows(
     if folder is not None and known is None:
         acceptance.write(folder)
     return rows, acceptance
+
+
+def _look(
+    renderer: PromptRenderer, path: str, shown: dict[str, PromptImage], row: Demonstration
+) -> PromptImage:
+    """An image without its file; each path is read once. Raises ``DataError``."""
+    if path not in shown:
+        try:
+            (image,) = renderer.look_at([path])
+        except BadImageError as error:
+            raise DataError(
+                f"{row.place}: column images: {error}; correct the path, or remove the row"
+            ) from None
+        shown[path] = replace(image, file=b"")
+    return shown[path]

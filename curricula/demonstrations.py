@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curricula.conversations import ASSISTANT, answer_of, conversation_of
-from curricula.prompts import REFERENCE_COLUMNS
+from curricula.prompts import REFERENCE_COLUMNS, take_images
 from curricula.rows import read_rows
 from safeladder.errors import DataError
 from safeladder.records import Message
@@ -36,6 +36,8 @@ class Demonstration:
     reference: str | None = field(default=None, compare=False)
     lang: str = field(default="en", compare=False)
     meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    images: tuple[str, ...] = ()
+    """Paths of what the conversation shows."""
 
 
 def load_demonstrations(paths: Sequence[Path]) -> list[Demonstration]:
@@ -65,4 +67,5 @@ def _demonstration(path: Path, place: str, row: Mapping[str, Any]) -> Demonstrat
         next(references, None),
         str(row.get("lang") or "en"),
         meta if isinstance(meta, dict) else {},
+        tuple(str(path.parent / image) for image in take_images(place, dict(row))),
     )

@@ -200,7 +200,7 @@ def _prompt(
         messages=messages,
         route=route,
         reference=_take_reference(place, rest, label_is_route),
-        images=_take_images(place, rest),
+        images=take_images(place, rest),
         lang=str(rest.pop("lang", "en")),
         meta=_take_meta(place, rest),
     )
@@ -268,7 +268,8 @@ def _take_reference(place: str, rest: Row, label_is_route: bool) -> str | None:
     return None
 
 
-def _take_images(place: str, rest: Row) -> tuple[str, ...]:
+def take_images(place: str, rest: Row) -> tuple[str, ...]:
+    """Column ``images``, taken out of ``rest``: paths. Raises ``DataError``."""
     images = rest.pop("images", ())
     if isinstance(images, list):
         images = [i.get("path", i.get("image")) if isinstance(i, dict) else i for i in images]

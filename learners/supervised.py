@@ -14,6 +14,7 @@ from learners.packing import PackedRow
 from learners.row_plan import RowPlan
 from learners.stage import StageTrainer
 from safeladder.config import SftConfig
+from safeladder.images import PromptImage
 from safeladder.records import Floats, Tokens
 
 
@@ -25,6 +26,8 @@ class SftRow:
     """[P]"""
     tokens: Tokens
     """[T] the answer, with its stop token: all of it is trained."""
+    images: tuple[PromptImage, ...] = ()
+    """Of the prompt, without their files."""
 
     @property
     def loss_mask(self) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -22,10 +22,10 @@ class PromptImage:
 
     digest: str
     """Hex SHA-256 of the file."""
-    pixels: Pixels
+    pixels: Pixels = field(repr=False)
     num_tokens: int
     """Tokens that stand for it in the prompt and become its features."""
-    file: bytes = b""
+    file: bytes = field(default=b"", repr=False)
     """As it was read; empty where nobody is shown it any more."""
 
     @property

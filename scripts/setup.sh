@@ -45,6 +45,9 @@ say "installing $(grep -c '==' "$lock") locked packages (about 2 minutes)"
 pip_install --no-deps --no-build-isolation -r <(grep -vE '^(deepspeed|torch)==' "$lock")
 say "building DeepSpeed's package"
 SETUPTOOLS_USE_DISTUTILS=stdlib pip_install --no-deps --no-build-isolation "$(grep -E '^deepspeed==' "$lock")"
+packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+cp scripts/torchvision_beside_cpu_torch.py "$packages/"
+echo 'import torchvision_beside_cpu_torch as shim; shim.install()' >"$packages/torchvision_beside_cpu_torch.pth"
 say "installing safeladder itself, editable"
 pip_install --no-deps --no-build-isolation --editable .
 say "compiling DeepSpeed's shared-memory operator (up to 2 minutes)"

@@ -182,7 +182,7 @@ def test_a_text_model_refuses_a_prompt_with_images(tmp_path: Path) -> None:
     answer, _ = asyncio.run(generated(path, lease_of(prompt_with(tmp_path, 0))))
     assert isinstance(answer, GenerationFailure)
     assert answer.cause == "image_unreadable"
-    assert "reads text only" in answer.detail
+    assert "the model reads text only" in answer.detail
 
 
 class Onlooker:
