@@ -19,6 +19,7 @@ from cluster.command_line import (
     load_rungs,
     set_up_logging,
 )
+from safeladder.errors import ConfigError
 
 
 @app.command()
@@ -72,7 +73,15 @@ def resume(run_dir: RunFolder, debug: Debug = False) -> None:
 
 
 @app.command()
-def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = False) -> None:
+def check(
+    arguments: Arguments = None,
+    config: Overlays = None,
+    without_model: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Of a ladder: plan for so many billion parameters, unseen."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
     """Resolve and validate a config, score three sample rows, print the plan; start nothing."""
     set_up_logging(debug)
 
@@ -89,7 +98,9 @@ def check(arguments: Arguments = None, config: Overlays = None, debug: Debug = F
         if (ladder := load_rungs(arguments, config)) is not None:
             from cluster.ladder_checks import check_command
 
-            return check_command(ladder)
+            return check_command(ladder, without_model)
+        if without_model is not None:
+            raise ConfigError("--without-model is for ladders; a run is checked where it will run")
         resolved = load(arguments, config)
         typer.echo(resolved_yaml(resolved))
         preflight(resolved)

@@ -108,9 +108,13 @@ def load_ladder(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Ladder:
     A later file, or an override, reaches a rung by its name: ``ladder.m3-rl.exit.steps=20``.
     """
     tree: Tree = {}
-    for path in paths:
-        tree = merged(tree, _by_name(read_tree(path), str(path)))
-    return ladder_of(merged(tree, _by_name(override_tree(overrides), "override")))
+    rungs: Tree = {}
+    read = [_by_name(read_tree(path), str(path)) for path in paths]
+    for file in [*read, _by_name(override_tree(overrides), "override")]:
+        rungs = _laid_over(rungs, file.pop(KEY, {}))
+        tree = merged(tree, file)
+    there = {name: keys for name, keys in rungs.items() if keys is not None}
+    return ladder_of(tree | {KEY: there})
 
 
 def ladder_of(tree: Tree) -> Ladder:
@@ -134,8 +138,20 @@ def ladder_of(tree: Tree) -> Ladder:
             problems += [f"{KEY}.{rung_name}: {line}" for line in str(error).splitlines()]
     if problems:
         raise ConfigError("\n".join(problems))
+    _require_used(base, rungs)
     listed = [{"name": rung, **keys} for rung, keys in by_name.items()]
     return Ladder(name, root, tuple(rungs), base | {KEY: listed})
+
+
+def _require_used(base: Tree, rungs: Sequence[Rung]) -> None:
+    """Refuse a principle of the file that no rung asks: a misspelled name would be one."""
+    asked = {name for rung in rungs for name in rung.config.principles}
+    for name in base.get("principles", {}):
+        if name not in asked:
+            raise ConfigError(
+                f"principles.{name} is in no route of any rung, so it does nothing; add it to one "
+                "or take it away"
+            )
 
 
 def _identity(base: Tree) -> tuple[str, Path]:
@@ -163,8 +179,7 @@ def _rung(number: int, name: str, keys: Any, base: Tree, root: Path) -> Rung:
         raise ConfigError(f"run.{taken[0]} is the ladder's business; remove it")
     if not is_rl:  # nothing is asked in them
         tree = {k: v for k, v in tree.items() if k not in ("probes", "tripwires") or k in keys}
-    if "routes" in keys:
-        tree = _with_routes(tree, keys["routes"])
+    tree = _with_routes(tree, keys.get("routes", tree.get("routes", {})))
     place = {"name": f"{number:02d}-{name}", "root": str(root), "steps": own.steps or 0}
     tree = merged(tree, {"run": place})
     if conditions := {k: v for k, v in exit_keys.items() if k != "steps"}:
@@ -200,6 +215,18 @@ def _asked_by_probes(probes: Any) -> set[str]:
     sets = probes.get("sets") if isinstance(probes, dict) else None
     rows = sets.values() if isinstance(sets, dict) else ()
     return {row["principle"] for row in rows if isinstance(row, dict) and "principle" in row}
+
+
+def _laid_over(base: Tree, overlay: Tree) -> Tree:
+    """One over the other, key by key. What is null stays so: it takes a key of the file away."""
+    tree = dict(base)
+    for key, value in overlay.items():
+        below = tree.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            tree[key] = _laid_over(below, value)
+        else:
+            tree[key] = value
+    return tree
 
 
 def _by_name(tree: Mapping[str, Any], source: str) -> Tree:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from safeladder.config_section import Name, PositiveInt, PositiveShare, Section, Share
+from safeladder.data_config import Source
 
 
 class ProbeSet(Section):
     """Held-out prompts, and the principle that scores the answers to them."""
 
-    data: tuple[Path, ...] = Field(min_length=1)
-    """Files of prompts, as for ``data.held_out``; never trained on."""
+    data: tuple[Source, ...] = Field(min_length=1)
+    """Sources of prompts, as in ``data.held_out``; never trained on."""
     principle: Name
     """Principle whose mean score is the value of the probe."""
     limit: PositiveInt | None = None

@@ -104,3 +104,19 @@ def test_mistakes_of_several_rungs_are_told_at_once() -> None:
 def test_the_steps_of_the_file_have_no_meaning() -> None:
     with pytest.raises(ConfigError, match=r"run\.steps has no place beside `ladder`"):
         ladder(KG, run={"name": "up", "steps": 3})
+
+
+def test_null_in_a_rung_takes_a_key_of_the_file_away_and_a_null_rung_is_none(
+    tmp_path: Path,
+) -> None:
+    first, second = tmp_path / "ladder.yaml", tmp_path / "short.yaml"
+    rungs = [KG | {"learner": None}, JOINT]
+    first.write_text(to_yaml(BASE | {"ladder": rungs}))
+    second.write_text("ladder: {joint: null}")
+    (kg,) = load_ladder([first, second]).rungs
+    assert kg.config.learner.lr == 1e-6
+
+
+def test_a_principle_that_no_rung_asks_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"principles\.normal is in no route of any rung"):
+        ladder(KG | {"routes": {"safety": {"safety": 2.0}}})
