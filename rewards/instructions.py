@@ -103,8 +103,8 @@ class InstructionRules(RuleVerifier):
             earned = max(0.0, earned - floor)
         names = [one.id for one, met in zip(constraints, outcomes, strict=True) if met is False]
         evidence = f"{marks(outcomes)} floor {floor:.3f}"
-        evidence += " gated: hardly any letters" if is_gated else ""
-        evidence += f" missed: {', '.join(names)}" if names else ""
+        evidence += "; gated: hardly any letters" if is_gated else ""
+        evidence += f"; missed: {', '.join(names)}" if names else ""
         return Judgment(earned, f"{sum(o is True for o in outcomes)} of {len(outcomes)}", evidence)
 
     def _constraints(self, request: ScoreRequest) -> tuple[tuple[Stated, ...], float]:

@@ -16,6 +16,7 @@ from evals.ifeval import (
     outcomes_by_prompt,
     read_items,
     type_table,
+    visible,
 )
 from safeladder.errors import DataError
 from safeladder.records import Message, Prompt
@@ -57,6 +58,8 @@ def test_only_the_visible_part_is_judged_and_a_blank_answer_follows_nothing() ->
     (item,) = items(ROW)
     assert follow(item, "<think>a, b</think>\n\n- tea").strict == (True, True)
     assert follow(item, "<think>so</think> ").strict == (False, False)
+    assert visible("<think>so</think>\n\ntea ") == "tea"
+    assert visible("\n\ntea ") == "\n\ntea "
     assert follow(item, "").loose == (False, False)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rewards.constraints.language import detected_language
 from rewards.constraints.rows import stated
 from rewards.constraints.vocabulary import HARD
 
@@ -261,9 +262,9 @@ def test_where_the_hardened_reading_parts_from_the_published_one(
 
 
 def test_the_language_of_a_text_is_the_same_every_time() -> None:
-    (one,) = stated([{"id": "language:response_language", "kwargs": {"language": "no"}}])
-    mixed = "vi er på tur, and we are going på hytta med alle sammen today"
-    assert len({one.is_met(mixed, "hardened") for _ in range(20)}) == 1
+    for text in ("la casa e do mar", "mi casa e do mar de la", "na na ne no da se"):
+        # Without a seed each is found in another language once in a dozen times.
+        assert len({detected_language(text) for _ in range(60)}) == 1
 
 
 @pytest.mark.parametrize(

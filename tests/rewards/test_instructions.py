@@ -97,7 +97,7 @@ def test_a_text_that_says_nothing_earns_nothing_in_the_hardened_reading(stub: st
     free = row(FEW, {"id": COMMA})
     gated = judge(stub, reference=free)
     assert gated.score == 0.0
-    assert gated.evidence == "++ floor 1.000 gated: hardly any letters"
+    assert gated.evidence == "++ floor 1.000; gated: hardly any letters"
     assert judge(stub, reference=free, subtract_floor=True).score == 0.0
     assert judge(stub, reference=free, reading="reference").score == 1.0
     assert judge("My answer is no.", reference=free).score == 1.0
