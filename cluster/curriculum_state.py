@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from cluster.ledger_draws import read_draws
 from cluster.ledger_reader import reading
 from cluster.run_directory import RunDirectory, write_json
 from curricula.sampler import Sampler
-from curricula.training_prompts import prompt_source
+from curricula.training_prompts import needs_sampler, prompt_source
 from safeladder.config import Config
 from safeladder.errors import ConfigError
+from safeladder.ladder_config import KEY, Ladder
 
 LAST_STEP = "SELECT coalesce(max(step), 0) FROM groups WHERE state = 'trained'"
 
@@ -30,12 +32,28 @@ def curriculum_state(run: RunDirectory) -> dict[str, Any]:
     return source.dump()
 
 
-def carry_curriculum(before: RunDirectory, file: Path, config: Config) -> Config:
-    """Write what a run knows to a file, and return ``config`` starting from it. Raises as
-    ``curriculum_state``."""
-    write_json(file, curriculum_state(before))
+def write_curriculum_state(run: RunDirectory, file: Path) -> None:
+    """``curriculum_state`` as a file. Raises as that does."""
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, curriculum_state(run))
+
+
+def starting_from_state(config: Config, file: Path) -> Config:
+    """The config of a run that knows what the file says."""
     curriculum = config.curriculum.model_copy(update={"carried": file})
     return config.model_copy(update={"curriculum": curriculum})
+
+
+def check_carry_over(ladder: Ladder) -> None:
+    """Refuse a rung that takes over what no rung knows, or has no use for it. Raises
+    ``ConfigError``."""
+    for before, rung in pairwise(ladder.rungs):
+        for one in (before, rung) if rung.carry_over.curriculum else ():
+            if one.config.stage != "rl" or not needs_sampler(one.config):
+                raise ConfigError(
+                    f"{KEY}.{rung.name}: carry_over.curriculum: the rung {one.name} has no "
+                    "curriculum, mixture or weights; give it one, or take the key away"
+                )
 
 
 def require_draws(ledger: sqlite3.Connection, run: RunDirectory) -> None:

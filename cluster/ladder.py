@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.curriculum_state import starting_from_state, write_curriculum_state
 from cluster.ladder_directory import LadderDirectory, LadderStatus
 from cluster.lineage import (
     Lineage,
@@ -89,7 +90,10 @@ class Climb:
         state = _state_of(run)
         if state == "absent":
             self._say(f"rung {rung.folder}: starts from {start}")
-            self._runner.train(rung.starting_from(start))
+            if rung.carry_over.curriculum:
+                before = self._directory.run(self._lineage.rungs[rung.number - 2].run)
+                write_curriculum_state(before, self._carried(rung))
+            self._runner.train(self._config_of(rung, start))
         elif state == "begun":
             self._say(f"rung {rung.folder}: goes on")
             self._runner.resume(run.path)
@@ -105,13 +109,23 @@ class Climb:
             name=rung.name,
             run=rung.folder,
             stage=rung.config.stage,
-            config_sha256=config_hash(rung.starting_from(start.folder(self._directory.path))),
+            config_sha256=config_hash(self._config_of(rung, start.folder(self._directory.path))),
             start=start,
             started_unix_s=time.time(),
             host=host_facts(),
         )
         self._write(record)
         return record
+
+    def _config_of(self, rung: Rung, start: Path) -> Config:
+        """The config of its run, with what it takes over from the one before."""
+        config = rung.starting_from(start)
+        if not rung.carry_over.curriculum:
+            return config
+        return starting_from_state(config, self._carried(rung))
+
+    def _carried(self, rung: Rung) -> Path:
+        return self._directory.path / "carried" / f"{rung.folder}-curriculum.json"
 
     def _start_of(self, rung: Rung) -> Weights:
         if rung.number == 1:

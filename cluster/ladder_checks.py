@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import typer
 
 from cluster.checks import preflight
+from cluster.curriculum_state import check_carry_over
 from cluster.data_checks import check_data
 from cluster.model_folder import read_model_folder
 from cluster.modelless_checks import NOT_CHECKED, check_without_model, stand_in
@@ -32,6 +33,7 @@ CheckRun = Callable[[Config], None]
 def check_rungs(ladder: Ladder, check_run: CheckRun = preflight) -> None:
     """Check all rungs, the first problem first. Raises what ``preflight`` raises, with the name of
     the rung."""
+    check_carry_over(ladder)
     for rung in ladder.rungs:
         with _named(rung):
             check_run(rung.config)

@@ -12,17 +12,27 @@ from typer.testing import CliRunner, Result
 
 from cluster.cli import app
 from cluster.curriculum_command import read_curriculum
-from cluster.curriculum_state import carry_curriculum, curriculum_state
+from cluster.curriculum_state import (
+    check_carry_over,
+    curriculum_state,
+    starting_from_state,
+    write_curriculum_state,
+)
 from cluster.data_checks import check_data, stage_lines
+from cluster.ladder import Runner, climb
+from cluster.ladder_directory import LadderDirectory
 from cluster.ledger import Ledger
 from cluster.run_directory import RunDirectory
 from curricula.prompts import PromptOrder
 from curricula.sampler import Sampler
 from curricula.training_prompts import prompt_source
 from safeladder.config import Config
+from safeladder.config_loading import config_hash
 from safeladder.errors import ConfigError, DataError, NotResumableError
+from safeladder.ladder_config import ladder_of
 from tests.cluster.coordinator_play import make_config
 from tests.cluster.run_on_disk import DriverOnDisk
+from tests.cluster.test_ladder import Runs
 
 CURRICULUM = {
     "schedule": "staged",
@@ -99,7 +109,9 @@ def test_the_state_of_a_run_is_the_start_of_the_next(played: RunDirectory, tmp_p
     source = prompt_source(following)
     assert isinstance(source, Sampler)
     assert source.dump() == curriculum_state(played) | {"version": 0}
-    other = carry_curriculum(played, tmp_path / "other.json", configured(tmp_path))
+    file = tmp_path / "folder" / "other.json"
+    write_curriculum_state(played, file)
+    other = starting_from_state(configured(tmp_path), file)
     assert prompt_source(other).digest == source.digest, "but for the name of the file"
     assert source.digest != prompt_source(configured(tmp_path)).digest
     carried.write_text("{")
@@ -108,6 +120,41 @@ def test_the_state_of_a_run_is_the_start_of_the_next(played: RunDirectory, tmp_p
     carried.unlink()
     with pytest.raises(ConfigError, match=r"there is no such file; check `curriculum.carried`"):
         prompt_source(following)
+
+
+def test_a_rung_of_a_ladder_carries_over_what_the_one_before_knows(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    (base := tmp_path / "base").mkdir()
+    (base / "model.safetensors").write_bytes(b"base")
+    tree = config.model_dump(mode="json", include={"data", "principles", "routes", "curriculum"})
+    rungs = [{"name": "low", "exit": {"steps": 2}}, {"name": "high", "exit": {"steps": 2}}]
+    rungs[1]["carry_over"] = {"curriculum": True}
+    where = {"run": {"name": "up", "root": str(tmp_path)}, "model": {"path": str(base)}}
+    rollout = {"rollout": {"group_size": 2}, "schedule": {"groups_per_step": 2}}
+    ladder = ladder_of({**tree, **where, **rollout, "ladder": rungs})
+    check_carry_over(ladder)
+    plain = ladder_of({**tree, **where, "curriculum": {}, "ladder": rungs})
+    with pytest.raises(ConfigError, match=r"ladder.high: carry_over.curriculum: the rung low has"):
+        check_carry_over(plain)
+    runs, started = Runs(), []
+
+    def train(config: Config) -> int:
+        started.append(config)
+        runs.train(config)
+        run = RunDirectory.open(config.run.directory)
+        source = prompt_source(config)
+        with Ledger.open(run.ledger, config.run.name, source.digest) as ledger:
+            DriverOnDisk(run, config, ledger, prompts=source).train(until=2)
+        return 0
+
+    directory = LadderDirectory.create(ladder)
+    climb(directory, Runner(train, runs.resume, runs.newest), lambda text: None)
+    low, high = started
+    assert low.curriculum.carried is None
+    carried = json.loads(high.curriculum.carried.read_text())
+    assert carried == curriculum_state(RunDirectory.open(low.run.directory))
+    records = directory.read_lineage().rungs
+    assert [record.config_sha256 for record in records] == [config_hash(low), config_hash(high)]
 
 
 def test_a_run_in_a_plain_order_has_nothing_to_show(tmp_path: Path) -> None:
