@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from actors.rollout import EngineFailedError
+from actors.transformers_engine import TransformersEngine
 from cluster.cli import app
 from cluster.order_report import said
 from cluster.probe_model import ProbeModel, fingerprint
 from evals.trial_journal import Answered, TrialJournal
 from safeladder.errors import ConfigError, EnvironmentUnfitError
+from safeladder.records import Completion
 from tests.constraint_rows import HARD, write_rows
 from tests.tiny_model import CHAT, save_tiny_model
 
@@ -154,6 +158,22 @@ def test_an_interrupted_probe_ends_with_the_figures_of_one_that_was_not(
     assert cut["rounds"] == whole["rounds"]
     assert cut["difficulty"] == whole["difficulty"]
     assert cut["generation"]["answers"] == whole["generation"]["answers"] - 8
+
+
+def test_a_broken_engine_says_that_the_same_command_goes_on(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(*_: Any) -> AsyncIterator[Completion]:
+        raise EngineFailedError("the engine process is dead")
+        yield
+
+    prompts = write_rows(tmp_path / "rows.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(TransformersEngine, "generate", breaks)
+        code, text = probe(model_path, prompts, tmp_path / "out")
+    assert code == 1
+    assert "the engine process is dead; the same command goes on" in text
+    assert probe(model_path, prompts, tmp_path / "out")[0] == 0
 
 
 @pytest.mark.engine
