@@ -20,14 +20,15 @@ from rich.progress import Progress
 
 from cluster.importance_report import print_importance_report, write_importance_report
 from cluster.placement import compute_on
-from cluster.probe_model import ProbeModel
+from cluster.probe_model import ProbeModel, as_json
 from cluster.probe_plan import choose_rows, plan_trials, read_difficulty, read_probe_rows
-from cluster.run_directory import host_facts, write_json
+from cluster.run_directory import host_facts
 from evals.importance_spans import Density
 from evals.importance_statistics import summarize_importance
 from evals.order_judging import judge_trial
 from rewards.constraints.port import Reading
 from safeladder.errors import EnvironmentUnfitError
+from safeladder.whole_file import write_whole
 
 LEVELS = (-1.0, -0.05, 1.0)
 """Those of PBIF's study."""
@@ -90,7 +91,7 @@ def importance_probe_command(options: ImportanceProbe) -> int:
         "trials": [_short(record) for record in records],
         "packages": host_facts()["packages"],
     }
-    write_json(options.out / "report.json", report)
+    write_whole(options.out / "report.json", as_json(report))
     page = write_importance_report(options.out, report, records)
     print_importance_report(report, sys.stdout)
     Console(stderr=True, highlight=False, markup=False).print(str(page))

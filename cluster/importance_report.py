@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cluster.html_page import page, section, table
 from cluster.line_plot import line_plot
-from safeladder.errors import EnvironmentUnfitError
+from safeladder.whole_file import write_whole
 
 Figures = Mapping[str, Any]
 SHADES = 20
@@ -24,9 +24,9 @@ def print_importance_report(report: Figures, stream: TextIO) -> None:
     """Shares of the constraints at each level, and what they say."""
     console = Console(file=stream, highlight=False, markup=False)
     columns, rows = _levels(report["figures"])
-    shown = Table(title="Share of the importance on constraints, in %")
+    shown = Table(title="Share of the importance on constraints, all and by slot, in %")
     for column in columns:
-        shown.add_column(column, justify="right")
+        shown.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
@@ -49,18 +49,14 @@ def write_importance_report(folder: Path, report: Figures, records: Sequence[Fig
     body = [
         section("What was studied", table(("", ""), list(facts.items()))),
         section(
-            "Shares",
+            "Shares of the importance on constraints, all and by slot, in %",
             f"<ul>{sentences}</ul>{table(columns, rows, is_numeric=True)}"
             f'<div class="plots"><figure>{plot}</figure></div>',
         ),
         section("Prompts", "".join(heat_map(record) for record in records)),
     ]
     path = folder / "report.html"
-    try:
-        text = page("Importance of constraints", "".join(body))
-        path.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise EnvironmentUnfitError(f"{path} cannot be written: {error.strerror}") from None
+    write_whole(path, [page("Importance of constraints", "".join(body))])
     return path
 
 
@@ -122,7 +118,7 @@ def said(figures: Figures) -> list[str]:
 
 def _levels(figures: Figures) -> tuple[list[str], list[list[str]]]:
     slots = max(len(level["slots"]) for level in figures["levels"])
-    columns = ["CDDI", "trials", "all constraints", *(f"slot {k + 1}" for k in range(slots))]
+    columns = ["CDDI", "trials", "all", *(f"{k + 1}" for k in range(slots))]
     rows = [
         [
             f"{level['cddi']:+.3f}",

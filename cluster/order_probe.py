@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from cluster.order_report import print_order_report, write_order_report
 from cluster.placement import compute_on
-from cluster.probe_model import ProbeModel, started_engine
+from cluster.probe_model import ProbeModel, as_json, started_engine
 from cluster.probe_plan import (
     ROUNDS,
     ProbeRow,
@@ -37,7 +37,7 @@ from cluster.probe_plan import (
     read_difficulty,
     read_probe_rows,
 )
-from cluster.run_directory import host_facts, write_json
+from cluster.run_directory import host_facts
 from curricula.orders import LEVELS
 from curricula.type_difficulty import TypeDifficulty
 from evals.order_judging import judge_trial
@@ -49,6 +49,7 @@ from evals.trial_runner import answer_trials
 from rewards.constraints.port import Reading
 from safeladder.errors import EnvironmentUnfitError
 from safeladder.ports import RolloutEngine
+from safeladder.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,6 @@ class OrderProbe:
         return self.model.settings() | {
             "prompts": self.prompts.name,
             "prompts_sha256": hashlib.sha256(self.prompts.read_bytes()).hexdigest()[:16],
-            "num_prompts": self.num_prompts,
             "seed": self.seed,
             "reading": self.reading,
         }
@@ -87,7 +87,6 @@ class _Clock:
     seconds: float = 0.0
     tokens: int = 0
     answers: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
 
     def note(self, answered: Answered) -> None:
         self.answers += 1
@@ -112,8 +111,8 @@ def order_probe_command(options: OrderProbe) -> int:
     with TrialJournal(options.out / "trials.jsonl", options.settings()) as journal:
         report = asyncio.run(_probe(options, rows, first_rows, given, journal))
         report["template_adds"] = adds
-    write_json(options.out / "difficulty.json", report["difficulty"]["counts"])
-    write_json(options.out / "report.json", report)
+    write_whole(options.out / "difficulty.json", as_json(report["difficulty"]["counts"]))
+    write_whole(options.out / "report.json", as_json(report))
     page = write_order_report(options.out, report)
     print_order_report(report, sys.stdout)
     console.print(str(page))
@@ -155,7 +154,7 @@ async def _probe(
         )
     return {
         "kind": "order probe",
-        "settings": options.settings(),
+        "settings": options.settings() | {"num_prompts": options.num_prompts},
         "levels": list(options.levels),
         "rotations": options.rotations,
         "difficulty": {

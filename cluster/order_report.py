@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cluster.html_page import page, section, table
 from cluster.line_plot import line_plot
-from safeladder.errors import EnvironmentUnfitError
+from safeladder.whole_file import write_whole
 
 Figures = Mapping[str, Any]
 LEVEL_COLUMNS = ("CDDI", "CLA", "95 %", "ILA", "95 %", "answers", "invalid")
@@ -40,10 +40,7 @@ def write_order_report(folder: Path, report: Figures) -> Path:
     body.append(section("Difficulty, hard to easy", _difficulty(report["difficulty"])))
     body.append(section("Answers to the first row", _samples(report["samples"])))
     path = folder / "report.html"
-    try:
-        path.write_text(page("Order probe", "".join(body)), encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise EnvironmentUnfitError(f"{path} cannot be written: {error.strerror}") from None
+    write_whole(path, [page("Order probe", "".join(body))])
     return path
 
 

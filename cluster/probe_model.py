@@ -6,6 +6,7 @@ A probe needs no run: the engine stands in this process, behind the port that fl
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -132,3 +133,8 @@ def fingerprint(folder: Path) -> str:
     except (OSError, PathError) as error:
         raise EnvironmentUnfitError(f"model {folder} cannot be read: {error}") from None
     return digest.hexdigest()[:16]
+
+
+def as_json(value: Any) -> tuple[str, ...]:
+    """A report as the text of a file."""
+    return json.dumps(value, indent=2, ensure_ascii=False), "\n"

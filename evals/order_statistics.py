@@ -168,7 +168,7 @@ def _change(tally: Tally, rng: np.random.Generator, resamples: int) -> dict[str,
     pair = tally.paired(0, len(tally.levels) - 1)
     found: dict[str, Any] = {"first": None, "last": None, "change": None, "ci95": None}
     found |= {"prompts": pair.passed.shape[0], "verdicts": int(pair.total.sum())}
-    if not pair.passed.shape[0]:
+    if not pair.passed.shape[0] or len(tally.levels) < 2:
         return found
     first, last = pair.point()
     drawn = pair.draws(rng, resamples)

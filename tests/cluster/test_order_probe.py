@@ -77,6 +77,13 @@ def test_a_probe_reports_both_rounds_and_asks_nothing_twice(
     assert again["generation"]["answers"] == 0
     assert (out / "trials.jsonl").read_text().splitlines() == lines
 
+    same = ("--rotations", "--difficulty", str(out / "difficulty.json"))
+    code, text = probe(model_path, prompts, out, *same, "--num-prompts", "4")
+    assert code == 0, text
+    wider = json.loads((out / "report.json").read_text())
+    assert wider["rounds"]["single"]["prompts"] == 4
+    assert wider["generation"]["answers"] == 2 * (4 + 4)
+
     code, text = probe(model_path, prompts, out, "--max-new-tokens", "4")
     assert code == 2
     assert "max_new_tokens 3, and now it is 4" in text.replace("\n", " ")

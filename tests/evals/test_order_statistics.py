@@ -115,6 +115,11 @@ def test_one_prompt_has_figures_but_no_interval() -> None:
     assert found["slope"]["ci95"] is None
 
 
+def test_one_level_has_no_change_and_no_slope() -> None:
+    found = summarize_order(outcomes(lambda t, p: p > 1, orders=[ORDERS[0]]), resamples=50)
+    assert (found["change_cla"]["change"], found["slope"]["value"]) == (None, None)
+
+
 def test_two_orders_of_equal_cddi_are_held_against_each_other() -> None:
     turned = [(1, 2, 3, 0), (3, 0, 1, 2)]
     extra = [
