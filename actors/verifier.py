@@ -16,20 +16,18 @@ from typing import Any
 
 from rewards.deadline import score_with_deadline
 from safeladder.conversation import CONVERSATION
-from safeladder.images import IMAGE_MARK
 from safeladder.ports import PayloadStore, Verifier
 from safeladder.records import (
     Completion,
     GroupKey,
     InvalidCause,
-    Message,
     Prompt,
     RolloutGroup,
     ScoreRequest,
     Verdict,
     VerdictStatus,
 )
-from vision.reading import read_image
+from vision.reading import read_image, without_marks
 
 LATENCY_WINDOW = 512
 """Calls over which latency is reported."""
@@ -218,7 +216,7 @@ def _request(
     return ScoreRequest(
         sample_id=f"{key}/{completion.index}",
         attempt=attempt,
-        messages=_without_marks(prompt.messages) if images else prompt.messages,
+        messages=without_marks(prompt),
         response=completion.text,
         finish_reason=completion.finish_reason,
         num_tokens=completion.num_sampled,
@@ -236,11 +234,6 @@ def _meta(prompt: Prompt, completion: Completion) -> Mapping[str, Any]:
         return prompt.meta
     turns = [[turn.role, turn.content] for turn in talk.turns]
     return {**prompt.meta, CONVERSATION: {"turns": turns, "facts": dict(talk.facts)}}
-
-
-def _without_marks(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """A judge is shown the images themselves."""
-    return tuple(m._replace(content=m.content.replace(IMAGE_MARK, "")) for m in messages)
 
 
 def _percentile(values: Sequence[float], share: float) -> float | None:

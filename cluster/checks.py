@@ -34,6 +34,7 @@ from safeladder.errors import (
 )
 from safeladder.ports import Verifier
 from safeladder.records import Prompt, ScoreRequest, Verdict, VerdictStatus
+from vision.reading import read_image, without_marks
 
 REACH_DEADLINE_S = 10.0
 """Longest wait for a verifier service or a Ray cluster to answer at start."""
@@ -243,13 +244,14 @@ async def _score(
         ScoreRequest(
             sample_id=f"check/{i}/0",
             attempt=1,
-            messages=prompt.messages,
+            messages=without_marks(prompt),
             response=(response := prompt.reference or SAMPLE_RESPONSE),
             finish_reason="stop",
             num_tokens=len(response.split()),
             route=prompt.route,
             reference=prompt.reference,
             lang=prompt.lang,
+            images=tuple(read_image(path) for path in prompt.images),
             meta=prompt.meta,
         )
         for i, prompt in enumerate(rows)

@@ -20,6 +20,7 @@ from safeladder.errors import DataError
 from safeladder.paths import PathError, read_bytes
 from safeladder.ports import Verifier
 from safeladder.records import Prompt, ScoreRequest, Verdict, VerdictStatus
+from vision.reading import without_marks
 
 BATCH = 32
 """Samples of one call; a call has the principle's ``timeout_s``, as a group has in a run."""
@@ -123,7 +124,7 @@ def _request(prompt: Prompt, place: str) -> ScoreRequest:
     return ScoreRequest(
         sample_id=prompt.id,
         attempt=1,
-        messages=prompt.messages,
+        messages=without_marks(prompt),
         response=response,
         finish_reason="length" if prompt.meta.get("finish_reason") == "length" else "stop",
         num_tokens=len(response.split()),

@@ -11,8 +11,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safeladder.images import IMAGE_MARK
 from safeladder.paths import PathError, read_bytes
-from safeladder.records import FailureCause
+from safeladder.records import FailureCause, Message, Prompt
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,6 +43,13 @@ def read_image(path: str) -> bytes:
         raise BadImageError(f"{path}: there is no such file") from None
     except (OSError, PathError) as error:
         raise BadImageError(f"{path}: {error}") from None
+
+
+def without_marks(prompt: Prompt) -> tuple[Message, ...]:
+    """The conversation for whoever is shown the images beside it."""
+    if not prompt.images:
+        return prompt.messages
+    return tuple(m._replace(content=m.content.replace(IMAGE_MARK, "")) for m in prompt.messages)
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_FILE_PIXELS) -> Image.Image:
