@@ -13,7 +13,7 @@ import numpy as np
 
 from actors.rendering import PromptRenderer
 from cluster.supervised import accepted_rows, most_tokens
-from curricula.preferences import load_preferences
+from curricula.preferences import load_preferences, select
 from curricula.prefix_returns import load_returns
 from learners.preference import PreferenceRow
 from learners.row_plan import RowPlan
@@ -89,8 +89,17 @@ def _preference(config: Config, folder: Path | None, ask: bool) -> StageRows:
     renderer = PromptRenderer.from_config(config.model)
     budget = config.learner.micro_batch_tokens
     most = min(config.preference.cutoff, most_tokens(config))
+    pairs, lines = load_preferences(config.preference.data), []
+    told: dict[str, Any] = {"read": len(pairs)}
+    if (selection := config.preference.select) is not None:
+        pairs, rehearsed = select(pairs, selection, config.run.seed)
+        told |= {"selected": len(pairs) - rehearsed, "rehearsed": rehearsed}
+        lines.append(
+            f"{told['selected']} of {told['read']} pairs selected by {selection.column}, and "
+            f"{rehearsed} of the others rehearsed"
+        )
     rows, cut, same = [], 0, 0
-    for pair in load_preferences(config.preference.data):
+    for pair in pairs:
         prompt = renderer.render_messages(pair.messages)
         room = most - prompt.size
         if room < 1:
@@ -113,10 +122,10 @@ def _preference(config: Config, folder: Path | None, ask: bool) -> StageRows:
             same += 1
             continue
         rows.append(PreferenceRow(prompt_tokens=prompt, chosen=chosen, rejected=rejected))
-    told = {"cut": cut, "same_up_to_the_cutoff": same}
-    lines = [f"{cut} pairs with an answer cut at {most} tokens"] if cut else []
+    told |= {"cut": cut, "same_up_to_the_cutoff": same}
+    lines += [f"{cut} pairs with an answer cut at {most} tokens"] if cut else []
     lines += [f"{same} pairs left out: the same up to there"] if same else []
-    return StageRows(rows, {"pairs": told} if cut or same else {}, lines)
+    return StageRows(rows, {"pairs": told}, lines)
 
 
 def _value_model(config: Config, folder: Path | None, ask: bool) -> StageRows:

@@ -5,6 +5,7 @@ turns. Knows nothing of tokens.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from curricula.conversations import PROMPTS, answer_of, conversation_of
 from curricula.rows import read_rows
+from safeladder.config import SelectionConfig
 from safeladder.errors import DataError
 from safeladder.records import Message
 
@@ -26,6 +28,8 @@ class PreferencePair:
     rejected: str
     place: str = field(default="", compare=False)
     """``file:line``."""
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The row as it stands."""
 
 
 def load_preferences(paths: Sequence[Path]) -> list[PreferencePair]:
@@ -39,7 +43,36 @@ def _pair(place: str, row: Mapping[str, Any]) -> PreferencePair:
         raise DataError(f"{place}: chosen and rejected are the same text; remove the row")
     if not any(row.get(column) is not None for column in PROMPTS):
         row = {"messages": _common_turns(place, row)}
-    return PreferencePair(conversation_of(place, row), chosen, rejected, place)
+    return PreferencePair(conversation_of(place, row), chosen, rejected, place, row)
+
+
+def select(
+    pairs: Sequence[PreferencePair], selection: SelectionConfig, seed: int
+) -> tuple[list[PreferencePair], int]:
+    """The pairs between the bounds and those drawn from the others, in file order; how many were
+    drawn. Raises ``DataError`` for a row without the column, or if nothing is between the bounds.
+    """
+    taken = {index for index, pair in enumerate(pairs) if selection.takes(_value(pair, selection))}
+    if not taken:
+        values = sorted({_value(pair, selection) for pair in pairs})
+        raise DataError(
+            f"preference.select: no pair has {selection.column} between the bounds; the rows have "
+            f"{', '.join(f'{value:g}' for value in values)}"
+        )
+    others = [index for index in range(len(pairs)) if index not in taken]
+    wanted = round(selection.rehearsal / (1 - selection.rehearsal) * len(taken))
+    drawn = random.Random(f"{seed}/rehearsal").sample(others, min(wanted, len(others)))
+    return [pairs[index] for index in sorted(taken.union(drawn))], len(drawn)
+
+
+def _value(pair: PreferencePair, selection: SelectionConfig) -> float:
+    value = pair.columns.get(selection.column)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(
+            f"{pair.place}: column {selection.column}: preference.select wants a number there, not "
+            f"{value!r}"
+        )
+    return float(value)
 
 
 def _common_turns(place: str, row: Mapping[str, Any]) -> list[Any]:

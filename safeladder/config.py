@@ -45,6 +45,7 @@ from safeladder.service_config import ServiceConfig as ServiceConfig
 from safeladder.service_config import TlsConfig as TlsConfig
 from safeladder.stage_config import PreferenceConfig as PreferenceConfig
 from safeladder.stage_config import RowsConfig as RowsConfig
+from safeladder.stage_config import SelectionConfig as SelectionConfig
 from safeladder.stage_config import SftConfig as SftConfig
 from safeladder.stage_config import Stage as Stage
 from safeladder.stage_config import ValueModelConfig as ValueModelConfig

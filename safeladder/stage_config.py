@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safeladder.config_section import (
     Flag,
@@ -19,6 +19,7 @@ from safeladder.config_section import (
 )
 
 Stage = Literal["rl", "sft", "preference", "value_model"]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 BelowOne = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
 
@@ -83,6 +84,34 @@ class SftConfig(RowsConfig):
     filters: SftFilters = SftFilters()
 
 
+class SelectionConfig(Section):
+    """Which pairs of the files are trained, by a column that holds a number; a curriculum from easy
+    to hard is a run for each part, the next started from the last one's checkpoint."""
+
+    column: str = "num_constraints"
+    """Column of the rows."""
+    at_least: FiniteFloat | None = None
+    """Lowest value that is trained; null is any."""
+    at_most: FiniteFloat | None = None
+    """Highest value that is trained; null is any."""
+    rehearsal: BelowOne = 0.1
+    """Share of the trained pairs that is drawn from the others, by ``run.seed``."""
+
+    @model_validator(mode="after")
+    def _selects(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least or at_most, or leave `select` out to train all pairs")
+        low, high = self.at_least, self.at_most
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"at_least {low:g} is above at_most {high:g}, so no pair is between")
+        return self
+
+    def takes(self, value: float) -> bool:
+        """Whether a row with this value in ``column`` is between the bounds."""
+        is_above = self.at_least is None or value >= self.at_least
+        return is_above and (self.at_most is None or value <= self.at_most)
+
+
 class PreferenceConfig(RowsConfig):
     """DPO + gamma * SFT. Defaults are the published ones of FollowSoftConstraints, arXiv
     2501.04945: log-probs are summed in DPO and averaged over tokens in SFT."""
@@ -107,6 +136,8 @@ class PreferenceConfig(RowsConfig):
     """Share of all steps in which the learning rate rises linearly."""
     validation_share: BelowOne = 0.1
     """Share of the pairs that is not trained but measured, before and after."""
+    select: SelectionConfig | None = None
+    """Train a part of the pairs, such as the easy ones; null trains all."""
     cutoff: PositiveInt = 4096
     """Most tokens of a prompt with one of its answers. A longer answer is cut; a prompt that leaves
     no room for one is refused."""

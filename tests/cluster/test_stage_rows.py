@@ -66,7 +66,7 @@ def test_long_answers_are_cut_and_told_and_pairs_that_are_the_same_then_are_left
                                         cutoff=longest))  # fmt: skip
     assert len(found.rows) == 10
     assert found.rows[0].chosen.size == 5
-    assert found.summary["pairs"] == {"cut": 11, "same_up_to_the_cutoff": 1}
+    assert found.summary["pairs"] == {"read": 11, "cut": 11, "same_up_to_the_cutoff": 1}
     assert found.lines[0].startswith("11 pairs with an answer cut at")
 
 
@@ -83,6 +83,49 @@ def test_a_pair_that_cannot_be_trained_is_named(
     rows = [{"prompt": "Say it", "chosen": "a" * 20, "rejected": "b" * 20}]
     with pytest.raises(kind, match=told):
         check_data(make_config(tmp_path, model, "preference", rows, **settings))
+
+
+def test_a_part_of_the_pairs_is_trained_with_a_share_of_the_others(
+    tmp_path: Path, model: Path
+) -> None:
+    rows = [{**pair, "num_constraints": 1 + index % 5} for index, pair in enumerate(PAIRS * 5)]
+    easy = {"at_most": 3, "rehearsal": 0.25}
+    found = load_stage_rows(make_config(tmp_path, model, "preference", rows, select=easy))
+    assert found.summary["pairs"]["selected"] == 30
+    assert found.summary["pairs"]["rehearsed"] == 10, "a quarter of 40"
+    assert found.lines[0] == (
+        "30 of 50 pairs selected by num_constraints, and 10 of the others rehearsed"
+    )
+    assert len(found.rows) == 40
+    again = load_stage_rows(make_config(tmp_path, model, "preference", rows, select=easy))
+    assert [row.chosen.tolist() for row in again.rows] == [r.chosen.tolist() for r in found.rows]
+
+
+@pytest.mark.parametrize(
+    ("selection", "told"),
+    [
+        ({"at_least": 9}, r"no pair has num_constraints between the bounds; the rows have 1, 2"),
+        (
+            {"at_least": 1, "column": "k"},
+            r"rows\.jsonl:1: column k: preference\.select wants a num",
+        ),
+    ],
+)
+def test_a_selection_that_selects_nothing_is_named(
+    tmp_path: Path, model: Path, selection: dict[str, Any], told: str
+) -> None:
+    rows = [{**pair, "num_constraints": 1 + index % 2} for index, pair in enumerate(PAIRS)]
+    with pytest.raises(DataError, match=told):
+        check_data(make_config(tmp_path, model, "preference", rows, select=selection))
+
+
+def test_bounds_that_select_nothing_are_refused(tmp_path: Path, model: Path) -> None:
+    for bounds, told in (
+        ({}, "give at_least or at_most"),
+        ({"at_least": 3, "at_most": 2}, "above"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            make_config(tmp_path, model, "preference", PAIRS, select=bounds)
 
 
 def test_returns_stand_in_the_order_of_the_heads(tmp_path: Path, model: Path) -> None:
