@@ -16,6 +16,10 @@ A principle of the configuration names its verifier by import path and passes ``
 ``rewards.visual_focus:VisualFocus``        reasoning that says what the image shows (rule)
 ``rewards.judge:Judge``                     a language model's label; templates in ``judges/``
 ``rewards.text_classifier:TextClassifier``  a fitted linear classifier's label
+``rewards.environment:EnvironmentScore``    what the environment of the conversation says it is
+``rewards.search:SearchFormat``             a search conversation in the form that is asked for
+``rewards.search:SearchAccuracy``           a right final answer of a search conversation
+``rewards.search:SearchReliability``        confidence above the bound if right, not above if wrong
 ==========================================  ======================================================
 
 Labels, scores and configuration of each stand in ``docs/verifiers.md``.
