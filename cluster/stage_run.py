@@ -44,6 +44,8 @@ class StageRun(Execution):
         self._rows = load_stage_rows(config, directory.path)
         self._plan = plan_of(config, len(self._rows.rows))
         super().__init__(config, directory, point, self._plan.num_steps)
+        self._asked = 0
+        """The last step that the learner was told to take."""
         self._told_at = time.monotonic()
         self._losses: dict[str, float] = {}
         """First and last loss of this execution."""
@@ -81,7 +83,9 @@ class StageRun(Execution):
         before = self._measured(up, "begin_stage", arguments)
         up.monitor.flush()  # a later start reads from there what was measured before
         self._write_status("running")
+        self._asked = self._step
         if self._config.evaluates and not self._results.has("before"):
+            self._order_steps(up)  # the engines have the base model, whatever the learner does
             self._evaluate("before", up.crew)
         return before or self._measured_before()
 
@@ -89,15 +93,15 @@ class StageRun(Execution):
         """Steps before the checkpoint whose rows a driver took with it when it died: the learner
         has written them down too."""
         told = {row["train/step"] for row in read_history(self._directory.path).get("train", [])}
-        taken = {
-            row["step"]: row["metrics"]
-            for row in sorted(read_lines(self._directory.steps), key=lambda row: row["fence"])
-            if row["kind"] == "step" and row["step"] <= self._step
-        }
-        for step in sorted(taken.keys() - told):
-            metrics = {f"train/{name}": value for name, value in taken[step].items()}
-            row = {"train/step": step, "rollout/version": step, **metrics}
-            up.monitor.send("record", kind="train", values=row)
+        taken: dict[int, Mapping[str, float]] = {}
+        for row in read_lines(self._directory.steps):  # fences rise: the last one counts
+            match row:
+                case {"kind": "step", "step": int(step), "metrics": dict(metrics)}:
+                    taken[step] = metrics
+        for step in sorted(step for step in taken.keys() - told if step <= self._step):
+            named = {f"train/{name}": value for name, value in taken[step].items()}
+            values = {"train/step": step, "rollout/version": step, **named}
+            up.monitor.send("record", kind="train", values=values)
 
     def _measured_before(self) -> Mapping[str, float]:
         """What an earlier start of the run measured at step 0."""
@@ -123,22 +127,11 @@ class StageRun(Execution):
         return figures
 
     def _train(self, up: Started) -> None:
-        config, learners = self._config, up.crew.learners
         self._say(f"training: {self._total_steps - self._step} steps")
         self._told_at = time.monotonic()
-        asked = self._step
         while self._step < self._total_steps:
-            while asked < min(self._step + STEPS_AHEAD, self._total_steps):
-                asked += 1
-                learners.call(
-                    "stage_step",
-                    {"step": asked, "fence": self._fence},
-                    context=("step", asked),
-                    deadline_s=config.learner.step_deadline_s,
-                )
-                if asked % config.checkpoint.every_steps == 0 or asked == self._total_steps:
-                    up.crew.queue_save(asked, self._directory.checkpoints)
-            for event in learners.poll():
+            self._order_steps(up)
+            for event in up.crew.learners.poll():
                 if isinstance(event, LearnerLost):
                     raise RunFailedError(event.reason, event.exit_code)
                 if event.context[0] == "step":
@@ -149,6 +142,20 @@ class StageRun(Execution):
             time.sleep(WAIT_S)
         up.crew.settle()
         reached("loop.finished")
+
+    def _order_steps(self, up: Started) -> None:
+        """Keep the learner in work, with a checkpoint after the steps that are to have one."""
+        config = self._config
+        while self._asked < min(self._step + STEPS_AHEAD, self._total_steps):
+            self._asked += 1
+            up.crew.learners.call(
+                "stage_step",
+                {"step": self._asked, "fence": self._fence},
+                context=("step", self._asked),
+                deadline_s=config.learner.step_deadline_s,
+            )
+            if self._asked % config.checkpoint.every_steps == 0 or self._asked == self._total_steps:
+                up.crew.queue_save(self._asked, self._directory.checkpoints)
 
     def _tell(self, up: Started, report: StepReport) -> None:
         """A step was taken: told to others if the run is still ours."""
