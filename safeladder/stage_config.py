@@ -45,17 +45,17 @@ class RowsConfig(Section):
 
     data: tuple[Path, ...]
     """JSON-lines files of rows."""
-    epochs: PositiveInt
+    epochs: PositiveInt = 3
     """Passes over the rows."""
-    lr: PositiveFloat
-    """Peak learning rate; ``learner.lr`` is that of RL."""
-    batch_size: PositiveInt
+    lr: PositiveFloat = 1e-5
+    """Peak learning rate of this stage; ``learner.lr`` is that of RL."""
+    batch_size: PositiveInt = 8
     """Rows of one optimizer step."""
-    schedule: Literal["constant", "cosine"]
+    schedule: Literal["constant", "cosine"] = "cosine"
     """Of the learning rate after the warm-up; ``cosine`` falls to 0 at the last step."""
-    warmup_ratio: BelowOne
+    warmup_ratio: BelowOne = 0.1
     """Share of all steps in which the learning rate rises linearly."""
-    validation_share: BelowOne
+    validation_share: BelowOne = 0.1
     """Share of the rows that is not trained but measured, before and after."""
 
 
@@ -68,10 +68,6 @@ class SftConfig(RowsConfig):
     taken too (``docs/stages.md``)."""
     epochs: PositiveInt = 2
     """Passes over the rows."""
-    lr: PositiveFloat = 1e-5
-    """Peak learning rate of this stage."""
-    batch_size: PositiveInt = 8
-    """Rows of one optimizer step."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Of the learning rate after the warm-up; ``cosine`` falls to 0 at the last step."""
     warmup_ratio: BelowOne = 0.0
@@ -124,18 +120,8 @@ class PreferenceConfig(RowsConfig):
     from."""
     gamma: NonNegativeFloat = 1.0
     """Weight of the SFT term on the chosen answer; 0 is plain DPO."""
-    epochs: PositiveInt = 3
-    """Passes over the pairs."""
     lr: PositiveFloat = 5e-6
     """Peak learning rate of this stage."""
-    batch_size: PositiveInt = 8
-    """Pairs of one optimizer step."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Of the learning rate after the warm-up; ``cosine`` falls to 0 at the last step."""
-    warmup_ratio: BelowOne = 0.1
-    """Share of all steps in which the learning rate rises linearly."""
-    validation_share: BelowOne = 0.1
-    """Share of the pairs that is not trained but measured, before and after."""
     select: SelectionConfig | None = None
     """Train a part of the pairs, such as the easy ones; null trains all."""
     cutoff: PositiveInt = 4096
@@ -156,15 +142,5 @@ class ValueModelConfig(RowsConfig):
     """Peak learning rate of the heads, which start at zero."""
     clip: Annotated[float, Field(gt=0, lt=0.5, strict=True)] = 0.05
     """Returns are brought into [clip, 1 - clip], since the logit of 0 and 1 is not finite."""
-    epochs: PositiveInt = 3
-    """Passes over the rows."""
-    lr: PositiveFloat = 1e-5
-    """Peak learning rate of this stage."""
     batch_size: PositiveInt = 16
     """Rows of one optimizer step."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Of the learning rate after the warm-up; ``cosine`` falls to 0 at the last step."""
-    warmup_ratio: BelowOne = 0.1
-    """Share of all steps in which the learning rate rises linearly."""
-    validation_share: BelowOne = 0.1
-    """Share of the rows that is not trained but measured, before and after."""
