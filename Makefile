@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/build/torch_extensions
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup format lint test test-fast test-engine check demo bench bench-peers abuse chaos ci-faults simulate-faults nightly data-checks constraint-peers proto docs submit clean
+.PHONY: help setup format lint test test-fast test-engine check demo bench bench-peers abuse chaos ci-faults ladder-smoke simulate-faults nightly data-checks constraint-peers proto docs submit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ chaos: setup  ## kill, stop and starve real runs in every way that is known; pri
 ci-faults: setup  ## the short form: 6 kills, 5 commit points, 300 simulated schedules
 	$(PYTHON) -m tests.chaos --short
 	$(PYTHON) -m tests.simulate_faults --schedules 300
+
+ladder-smoke: setup  ## a tiny model climbs every kind of rung, text and images, killed once on the way
+	$(PYTHON) -m tests.ladder_smoke
 
 simulate-faults: setup  ## 5,000 random fault schedules in virtual time, against an independent account
 	$(PYTHON) -m tests.simulate_faults

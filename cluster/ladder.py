@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.carry_over import with_last_weights
 from cluster.curriculum_state import starting_from_state, write_curriculum_state
 from cluster.ladder_directory import LadderDirectory, LadderStatus
 from cluster.lineage import (
@@ -91,8 +92,7 @@ class Climb:
         if state == "absent":
             self._say(f"rung {rung.folder}: starts from {start}")
             if rung.carry_over.curriculum:
-                before = self._directory.run(self._lineage.rungs[rung.number - 2].run)
-                write_curriculum_state(before, self._carried(rung))
+                write_curriculum_state(self._before(rung), self._carried(rung))
             self._runner.train(self._config_of(rung, start))
         elif state == "begun":
             self._say(f"rung {rung.folder}: goes on")
@@ -120,9 +120,14 @@ class Climb:
     def _config_of(self, rung: Rung, start: Path) -> Config:
         """The config of its run, with what it takes over from the one before."""
         config = rung.starting_from(start)
-        if not rung.carry_over.curriculum:
-            return config
-        return starting_from_state(config, self._carried(rung))
+        if rung.carry_over.curriculum:
+            config = starting_from_state(config, self._carried(rung))
+        if rung.carry_over.constraint_weights:
+            config = with_last_weights(config, self._before(rung))
+        return config
+
+    def _before(self, rung: Rung) -> RunDirectory:
+        return self._directory.run(self._lineage.rungs[rung.number - 2].run)
 
     def _carried(self, rung: Rung) -> Path:
         return self._directory.path / "carried" / f"{rung.folder}-curriculum.json"

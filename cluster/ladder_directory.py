@@ -6,6 +6,7 @@
     lineage.json    what each rung started from and ended with; see ``lineage``
     status.json     state, rung, pid, exit code, reason; replaced atomically
     rungs/01-sft/   an ordinary run, one for each rung that has been started
+    carried/        what a rung knew of its prompts, for the next one
     evaluation/     held-out answers of the base model and of the rungs
     LOCK            held by the process that climbs; empty
 """

@@ -39,14 +39,13 @@ MAX_RUNGS = 99
 
 
 class CarryOver(Section):
-    """What a rung takes over from the one before, beside its model."""
+    """What a rung takes over from the one before, beside its model. The optimizer's state it never
+    does: it belongs to another objective."""
 
     curriculum: Flag = False
     """Where the prompt source stood, and what it knew of difficulty."""
     constraint_weights: Flag = False
     """The multipliers of constrained principles."""
-    optimizer: Flag = False
-    """Moments and masters of the optimizer. They belong to another objective: rarely right."""
 
 
 class _RungKeys(Section):

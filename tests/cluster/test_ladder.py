@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster import ladder_directory, lineage
+from cluster import carry_over, ladder_directory, lineage
 from cluster.ladder import Climb, Runner, climb, require_unfinished
 from cluster.ladder_directory import LadderDirectory
 from cluster.run_directory import RunDirectory, Status, write_json
@@ -20,6 +20,7 @@ from learners.checkpoints import (
     write_durably,
 )
 from safeladder.config import Config
+from safeladder.constraint_config import ConstraintConfig
 from safeladder.errors import (
     ChecksumError,
     DivergedError,
@@ -301,3 +302,21 @@ def test_a_damaged_lineage_ends_in_one_sentence(tmp_path: Path, text: str) -> No
     directory.lineage.write_text(text)
     with pytest.raises(NotResumableError, match=r"lineage\.json cannot be read"):
         climb_with(directory, Runs())
+
+
+def test_a_rung_starts_with_the_constraint_weights_that_the_one_before_ended_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = {"bound": 0.7, "gone": 0.3}
+    monkeypatch.setattr(carry_over, "last_weights", lambda run: ends)
+    config = make_ladder(tmp_path).ladder().rungs[1].config
+    constraint = ConstraintConfig.model_validate(
+        {"weighs": "safety", "rate": {"principle": "safety", "below": 0.5}, "bound": 0.1}
+    )
+    config = config.model_copy(update={"constraints": {"bound": constraint}})
+    before = RunDirectory(tmp_path / "before")
+    taken = carry_over.with_last_weights(config, before)
+    assert taken.constraints["bound"].start == 0.7
+    ends["bound"] = 9.0
+    taken = carry_over.with_last_weights(config, before)
+    assert taken.constraints["bound"].start == 1.0, "its own limit holds"

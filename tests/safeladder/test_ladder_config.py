@@ -83,7 +83,7 @@ def test_the_merged_file_loads_back_to_the_same_rungs(tmp_path: Path) -> None:
         ([KG | {"learner": {"lr": "fast"}}], r"ladder\.kg: learner\.lr: .*not 'fast'"),
         ([KG | {"lerner": {}}], r"ladder\.kg: lerner is not a key.*did you mean learner"),
         ([KG | {"run": {"steps": 4}}], r"ladder\.kg: run\.steps is the ladder's business"),
-        ([KG | {"carry_over": {"optimizer": True}}], r"ladder\.kg: carry_over: there is no rung"),
+        ([KG | {"carry_over": {"curriculum": True}}], r"ladder\.kg: carry_over: there is no rung"),
         ([KG, JOINT | {"carry_over": {"model": 1}}], r"ladder\.joint: carry_over\.model"),
         ([KG | {"routes": {"x": {"nobody": 1.0}}}], r"ladder\.kg: routes\.x names .*'nobody'"),
     ],
