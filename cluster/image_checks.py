@@ -9,7 +9,7 @@ from safeladder.config import Config
 from safeladder.errors import ConfigError, DataError
 from safeladder.images import IMAGE_MARK
 from safeladder.records import Prompt
-from vision.family import FAMILIES, VisionFamily, family_of, look
+from vision.family import FAMILIES, VisionFamily, family_of, look, model_type_of
 from vision.reading import BadImageError, open_image, read_image
 
 FULLY_READ = 1_000
@@ -19,7 +19,10 @@ to be cut during the run fails its own group, as ``image_unreadable``."""
 
 def check_images(config: Config, placed: Iterable[tuple[str, Prompt]]) -> None:
     """Raise ``DataError`` for the first image that the run could not show to its model, and
-    ``ConfigError`` if the chat template has no place for images."""
+    ``ConfigError`` if the chat template has no place for images. Of a model that is not there
+    nothing is known: then nothing is checked."""
+    if model_type_of(config.model.path) is None:
+        return
     family: VisionFamily | None = None
     tokens: dict[str, int | None] = {}
     for place, prompt in placed:

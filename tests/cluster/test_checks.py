@@ -191,7 +191,9 @@ def test_every_data_file_is_read_before_the_start(tmp_path: Path, model: Path) -
 
 
 @pytest.mark.parametrize("key", ["data__train", "data__held_out"])
-def test_rows_with_images_are_refused_by_a_text_model(tmp_path: Path, key: str) -> None:
+def test_rows_with_images_are_refused_by_a_text_model(
+    tmp_path: Path, model: Path, key: str
+) -> None:
     path = tmp_path / "seen.jsonl"
     row = {"prompt": "a", "route": "task"}
     rows = [row, {**row, "prompt": "b", "images": ["cat.png"]}]
