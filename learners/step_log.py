@@ -101,9 +101,11 @@ def environment(ranks: int) -> dict[str, str]:
 
 
 def _code() -> str:
-    """Short digest of the source files of this room: an edit may change the order of a sum."""
+    """Short digest of the source files of this room, and of the one that places images: an edit may
+    change the order of a sum."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    room = Path(__file__).parent
+    for path in (*sorted(room.glob("*.py")), *sorted((room.parent / "vision").glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
