@@ -23,13 +23,15 @@ PROMPTS = ("prompt", "messages", "conversations", "instruction")
 """Columns of which one holds the prompt."""
 
 
-def conversation_of(place: str, row: Mapping[str, Any]) -> tuple[Message, ...]:
+def conversation_of(
+    place: str, row: Mapping[str, Any], *, shows: bool = False
+) -> tuple[Message, ...]:
     """The turns before the answer, or up to it if the row has it as a last turn. Raises
-    ``DataError``."""
-    if row.get("images"):
+    ``DataError``, also for a row with images unless the caller ``shows`` them."""
+    if row.get("images") and not shows:
         raise DataError(
-            f"{place}: column images: only RL trains on images as yet; remove the row, or its "
-            "images if the question stands without them"
+            f"{place}: column images: only RL and supervised training read images as yet; remove "
+            "the row, or its images if the question stands without them"
         )
     if "prompt" not in row and "messages" not in row:
         if "conversations" in row:

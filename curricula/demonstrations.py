@@ -47,7 +47,7 @@ def load_demonstrations(paths: Sequence[Path]) -> list[Demonstration]:
 
 def _demonstration(path: Path, place: str, row: Mapping[str, Any]) -> Demonstration:
     column = next((name for name in ANSWERS if row.get(name) is not None), None)
-    messages = conversation_of(place, row)
+    messages = conversation_of(place, row, shows=True)
     if column is not None:
         response = answer_of(place, row, column)
     elif messages[-1].role == ASSISTANT and len(messages) > 1:

@@ -14,7 +14,8 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from tests.tiny_model import tiny_tokenizer
 
-VISION = ("<img>", "</img>", "<IMG_CONTEXT>")
+VISION = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+NAMES = ("start_image_token", "end_image_token", "context_image_token", "video_token")
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
@@ -28,8 +29,10 @@ TILE = 28
 def tiny_internvl_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(list(VISION), special_tokens=True)
-    tokenizer.chat_template = CHAT
-    return tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>",
+        chat_template=CHAT, extra_special_tokens=dict(zip(NAMES, VISION, strict=True)),
+    )  # fmt: skip
 
 
 def tiny_internvl_model(tokenizer: PreTrainedTokenizerFast) -> InternVLForConditionalGeneration:

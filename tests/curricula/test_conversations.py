@@ -55,7 +55,7 @@ def test_what_a_filter_asks_for_comes_along(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"prompt": "q", "response": "a", "images": ["a.png"]}, "column images: only RL trains"),
+        ({"prompt": "q", "response": "a", "images": "a.png"}, "column images: must be a list"),
         ({"conversations": "q"}, "column conversations: must be a list of turns"),
         ({"conversations": [{"from": "tool", "value": "q"}]}, "column conversations: a turn is"),
         ({"instruction": 5, "output": "a"}, "column instruction: must be text, as must input"),

@@ -49,6 +49,10 @@ def test_the_columns_of_trl_and_llama_factory_are_read(tmp_path: Path, row: dict
     ("row", "told"),
     [
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same text"),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b", "images": ["a.png"]},
+            "column images: only RL and supervised training",
+        ),
         ({"prompt": "q", "chosen": "a"}, "column rejected: must be text that is not empty"),
         ({"prompt": "q", "chosen": " ", "rejected": "a"}, "column chosen: must be text that is"),
         ({"chosen": "a", "rejected": "b"}, "column prompt is missing, and chosen and rejected"),

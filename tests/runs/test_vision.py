@@ -51,7 +51,7 @@ def check_run(run: Path) -> None:
     samples, _ = read_batch(run / "batches" / "step-2.safetensors")
     assert {len(sample.images) for sample in samples} <= {1, 2}
     for sample in samples:
-        places = int((sample.prompt_tokens == 260).sum())  # <|image_pad|>
+        places = int((sample.prompt_tokens == 261).sum())  # <|image_pad|>
         assert places == sum(image.num_tokens for image in sample.images) > 0
     before = load_file(run.parents[1] / "model" / "model.safetensors")
     after = load_file(run / "checkpoints" / "step-2" / "model.safetensors")
