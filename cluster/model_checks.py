@@ -15,6 +15,7 @@ from cluster.model_folder import ModelFolder
 from safeladder.config import Config
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 from safeladder.paths import is_file
+from vision.family import FAMILIES
 
 
 def check_model(config: Config, model: ModelFolder) -> None:
@@ -27,7 +28,13 @@ def check_model(config: Config, model: ModelFolder) -> None:
 
 
 def check_architecture(model: ModelFolder) -> None:
-    """Refuse an architecture that the model library does not know: no code comes from a folder."""
+    """Refuse an architecture that the model library does not know: no code comes from a folder; and
+    one with a vision part that is not known here: neither tower nor text would be loaded."""
+    if model.has_vision and model.model_type not in FAMILIES:
+        raise EnvironmentUnfitError(
+            f"model {model.path}: vision-language models of model_type {model.model_type!r} are "
+            f"not known here, those of {' and '.join(FAMILIES)} are (docs/vision.md)"
+        )
     if _has_a_folder(model.model_type or ""):
         return
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES

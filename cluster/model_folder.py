@@ -37,6 +37,8 @@ class ModelFolder:
     """Longest sequence; None if the model does not say, or stretches its positions."""
     matrices: tuple[tuple[int, str, int, int], ...] = ()
     """Weights of linear layers of the decoder: layer, name such as ``q_proj``, outputs, inputs."""
+    has_vision: bool = False
+    """Whether its configuration has a vision part."""
 
     def num_trainable(self, last_layers: int | None) -> int:
         """Parameters of the last k decoder layers, or of the whole model for None."""
@@ -90,7 +92,8 @@ def _read_folder(path: Path) -> ModelFolder:
         raise _unfit(path, "the weight files hold no tensor; copy the model again")
     by_layer = tuple(layers[i] for i in sorted(layers))
     kind, positions = _text(config.get("model_type")), _positions(config)
-    return ModelFolder(path, total, by_layer, kind, positions, tuple(matrices))
+    has_vision = isinstance(config.get("vision_config"), dict)
+    return ModelFolder(path, total, by_layer, kind, positions, tuple(matrices), has_vision)
 
 
 def _text(value: Any) -> str | None:

@@ -101,6 +101,12 @@ def test_a_model_is_counted_by_layer_from_its_headers_alone(model: Path) -> None
             lambda m: (m / "config.json").write_text('{"model_type": "lama"}'),
             r"model_type in config\.json, 'lama', is none that .*; did you mean 'llama'\?",
         ),
+        (
+            lambda m: (m / "config.json").write_text(
+                '{"model_type": "llava", "vision_config": {}}'
+            ),
+            r"model_type 'llava' are not known here, those of internvl and qwen2_5_vl are",
+        ),
     ],
 )
 def test_an_incomplete_model_is_refused_with_the_file_and_the_way_out(
