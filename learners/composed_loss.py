@@ -189,8 +189,8 @@ def is_outside(
 
 
 def value_losses(values: Tensor, stream: TokenStreams, config: Config) -> Tensor:
-    """[N] coefficient * loss of the value head."""
-    rule = config.learner.objective.value
+    """[N] loss of the value head."""
+    clip = config.learner.objective.value.clip
     assert stream.values is not None, "a value head is trained, but was not asked before the step"
     assert stream.returns is not None, "a value head is trained, but has no targets"
-    return rule.coefficient * value_loss(values, stream.values, stream.returns, rule.clip)
+    return value_loss(values, stream.values, stream.returns, clip)

@@ -144,10 +144,10 @@ def _accumulate(
     """Forward and backward over all rows; the sums and the maxima over all ranks. ``proximal`` has
     the log-probs of each row before the first update, and is filled in the first epoch."""
     sums, maxima = dict.fromkeys(SUMS, 0.0), dict.fromkeys(MAXIMA, 0.0)
-    has_values = config.learner.objective.advantage == "gae"
+    objective = config.learner.objective
     for index, (row, stream) in enumerate(zip(rows, streams, strict=True)):
         values: Tensor | None = None
-        if has_values:
+        if objective.advantage == "gae":
             logprobs, values = engine.logprobs_and_values(row)
         else:
             logprobs = engine.logprobs(row)
@@ -161,9 +161,9 @@ def _accumulate(
             token_losses = losses(logprobs, anchor, weights.weights, stream, config)
             own, largest = token_sums(now, anchor, stream, weights, config)
             if values is not None:
-                priced = value_losses(values, stream, config)
-                own["value_loss"] = priced.sum().item()
-                token_losses = token_losses + priced
+                errors = value_losses(values, stream, config)
+                own["value_loss"] = errors.sum().item()
+                token_losses = token_losses + objective.value.coefficient * errors
             loss = (stream.weights * token_losses).sum()
             own["loss"] = loss.item()
             sums |= {name: sums[name] + value for name, value in own.items()}

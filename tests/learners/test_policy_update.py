@@ -15,6 +15,7 @@ from learners.packing import PackedRow
 from learners.policy_update import update_policy
 from safeladder.config import Config
 from safeladder.records import GroupKey, TrainingSample
+from tests.learners.bare_config import bare_config
 
 VOCABULARY = 11
 VERSION = 5
@@ -52,21 +53,9 @@ class TableEngine:
 
 
 def make_config(epochs: int = 1, **objective: Any) -> Config:
-    return Config.model_validate(
-        {
-            "run": {"name": "table", "steps": 9},
-            "model": {"path": "none"},
-            "data": {"train": ["none.jsonl"]},
-            "principles": {"p": {"verifier": "rewards.rules:Rule"}},
-            "routes": {"safety": {"p": 1.0}},
-            "schedule": {"max_staleness": 2},
-            "learner": {
-                "lr": LR,
-                "epochs": epochs,
-                "objective": {"drift_coefficient": 0.0, "group_weight": "equal", **objective},
-            },
-        }
-    )
+    chosen = {"drift_coefficient": 0.0, "group_weight": "equal", **objective}
+    learner = {"lr": LR, "epochs": epochs, "objective": chosen}
+    return bare_config(learner, schedule={"max_staleness": 2})
 
 
 def make_samples() -> list[TrainingSample]:

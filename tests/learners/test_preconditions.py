@@ -9,21 +9,12 @@ import pytest
 from learners.preconditions import require_trainable
 from safeladder.config import Config
 from safeladder.errors import ConfigError
+from tests.learners.bare_config import bare_config
 
 
 def config(objective: dict[str, Any], **sections: Any) -> Config:
-    return Config.model_validate(
-        {
-            "run": {"name": "r", "steps": 9},
-            "model": {"path": "none"},
-            "data": {"train": ["none.jsonl"]},
-            "principles": {"p": {"verifier": "rewards.rules:Rule"}},
-            "routes": {"safety": {"p": 1.0}},
-            "rollout": {"max_new_tokens": 64},
-            "learner": {"objective": objective},
-            **sections,
-        }
-    )
+    limits = {"rollout": {"max_new_tokens": 64}}
+    return bare_config({"objective": objective}, **limits, **sections)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from learners.policy_update import update_policy
 from safeladder.config import Config
 from safeladder.objective_profiles import PROFILES
 from safeladder.records import GroupKey, TrainingSample
+from tests.learners.bare_config import bare_config
 from tests.learners.test_policy_update import LR, VERSION, VOCABULARY, TableEngine
 
 LIMIT = 8
@@ -47,23 +48,14 @@ class ValuedTableEngine(TableEngine):
         return super().step(lr)
 
 
-def make_config(profile: str, micro_batch_tokens: int = 64, **objective: Any) -> Config:
-    return Config.model_validate(
-        {
-            "run": {"name": "table", "steps": 9},
-            "model": {"path": "none"},
-            "data": {"train": ["none.jsonl"]},
-            "principles": {"p": {"verifier": "rewards.rules:Rule"}},
-            "routes": {"safety": {"p": 1.0}},
-            "rollout": {"max_new_tokens": LIMIT},
-            "learner": {
-                "lr": LR,
-                "epochs": 2,
-                "micro_batch_tokens": micro_batch_tokens,
-                "objective": {"profile": profile, **objective},
-            },
-        }
-    )
+def make_config(profile: str, micro_batch_tokens: int = 64) -> Config:
+    learner = {
+        "lr": LR,
+        "epochs": 2,
+        "micro_batch_tokens": micro_batch_tokens,
+        "objective": {"profile": profile},
+    }
+    return bare_config(learner, rollout={"max_new_tokens": LIMIT})
 
 
 NOISE = {"gspo": 8e-4, "cispo": 1.2}

@@ -135,6 +135,19 @@ def test_a_checkpoint_has_the_head_and_its_moments(
     )
 
 
+def test_in_half_precision_the_head_has_a_float32_master_and_resumes(
+    model: Path, tmp_path: Path
+) -> None:
+    config = make_config(model, tmp_path, dtype="bfloat16", objective=OBJECTIVE)
+    [seen] = run_jobs(1, [Job(config, train_and_save, {"parent": tmp_path / "checkpoints"})])
+    assert load_file(seen["path"] / VALUE_HEAD)["weight"].dtype == torch.bfloat16
+    state = load_file(seen["path"] / "optimizer.safetensors")
+    assert state["value_head.weight.master"].dtype == torch.float32
+    [resumed] = run_jobs(1, [Job(config, third_step, resume_from=seen["path"])])
+    assert resumed["loss"] == seen["metrics"][2]["loss"]
+    assert resumed["value_loss"] < seen["metrics"][0]["value_loss"]
+
+
 async def nothing(learner: Any, _: dict[str, Any]) -> None: ...
 
 
