@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def print_constraint_report(report: Mapping[str, Any], stream: TextIO) -> None:
@@ -26,7 +26,7 @@ def _ifeval(console: Console, part: Mapping[str, Any]) -> None:
     for name, rate in part["rates"].items():
         table.add_row(name.replace("_", " "), _points(rate["mean"]), str(rate["instructions"]))
     console.print(table)
-    types = Table("type", "judged", "strict", "loose", "no outcome")
+    types = Table(Column("type", overflow="fold"), "judged", "strict", "loose", "no outcome")
     for name, counts in part["types"].items():
         judged = counts["judged"]
         shares = [_points(counts[way] / judged) if judged else "" for way in ("strict", "loose")]
