@@ -57,6 +57,8 @@ class ProbeLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._fence = 0
+        """Of the driver that started last; what an older one still writes does not count."""
         self.rounds: list[Round] = []
         """Of the surviving history, in order: what a driver went back behind is gone."""
         self.rulings: list[tuple[int, Ruling]] = []
@@ -95,8 +97,11 @@ class ProbeLog:
     def _take(self, row: Mapping[str, Any]) -> None:
         try:
             step, fence = int(row["step"]), int(row["fence"])
+            if fence < self._fence:
+                return
             match row["event"]:
                 case "start":
+                    self._fence = fence
                     self.rounds = [one for one in self.rounds if one.step <= step]
                 case "round":
                     values, prompts = dict(row["values"]), dict(row["prompts"])

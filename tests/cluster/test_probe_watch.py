@@ -124,6 +124,16 @@ def test_what_a_driver_went_back_behind_is_no_history_and_its_checkpoints_are_fo
     assert [one.step for one in ProbeLog(tmp_path / "probes.jsonl").rounds] == [0, 10]
 
 
+def test_what_a_replaced_driver_still_writes_does_not_count(tmp_path: Path) -> None:
+    zombie = ProbeLog(tmp_path / "probes.jsonl")
+    zombie.start(1, 0)
+    ProbeLog(tmp_path / "probes.jsonl").start(2, 0)
+    zombie.add(1, rounds(0.1)[0])
+    zombie.rule(1, RULING)
+    again = ProbeLog(tmp_path / "probes.jsonl")
+    assert (again.rounds, again.rulings) == ([], [])
+
+
 def test_a_line_that_a_killed_driver_left_half_written_is_passed_over(tmp_path: Path) -> None:
     log = ProbeLog(tmp_path / "probes.jsonl")
     log.start(1, 0)
