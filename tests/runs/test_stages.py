@@ -64,7 +64,14 @@ def files(run: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("stage", ROWS)
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "sft",
+        pytest.param("preference", marks=pytest.mark.slow),
+        pytest.param("value_model", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stage_killed_and_resumed_is_the_stage_that_nobody_killed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
