@@ -27,7 +27,7 @@ from cluster.ladder_directory import LadderDirectory
 from demo.convert_smollm2 import convert
 from demo.search_data import main as write_search_rows
 from evals.held_out import Change, Outcomes, compare
-from evals.standing import standing
+from evals.standing import LOWER_IS_BETTER, standing
 from safeladder.ladder_config import load_ladder
 from safeladder.records import Prompt
 
@@ -130,7 +130,12 @@ def markdown(columns: Columns, seeds: Sequence[int], misses: Sequence[str]) -> s
         cells = [_cell(columns[rung][metric], scale) for rung in rungs]
         lines.append(f"| {metric} | {scale * base:.1f} | " + " | ".join(cells) + " |")
     told = [_all_told(columns[rung]) for rung in rungs]
-    lines += ["| all told, own prompts | | " + " | ".join(told) + " |", ""]
+    means = [_mean_relative(columns[rung]) for rung in rungs]
+    lines += [
+        "| all told, own prompts | | " + " | ".join(told) + " |",
+        "| mean relative gain | | " + " | ".join(means) + " |",
+        "",
+    ]
     lines += [f"Missed: {miss}." for miss in misses] or ["All bars hold."]
     return "\n".join(lines) + "\n"
 
@@ -143,6 +148,19 @@ def _cell(change: Change, scale: float) -> str:
         f"{scale * change['after']:.1f} ({scale * gain:+.1f}{relative}; {scale * low:+.1f} to "
         f"{scale * high:+.1f})"
     )
+
+
+def _mean_relative(table: Mapping[str, Change]) -> str:
+    """Over the rates that are to rise, with a base of 10 % or more: published as a headline
+    elsewhere, and worth little without the rows above it."""
+    gains = [
+        change["after"] / change["before"] - 1
+        for metric, change in table.items()
+        if metric.endswith("_rate")
+        and metric.rpartition("/")[2] not in LOWER_IS_BETTER
+        and change["before"] >= MIN_BASE
+    ]
+    return f"{100 * sum(gains) / len(gains):+.1f} % over {len(gains)} rows" if gains else ""
 
 
 def _all_told(table: Mapping[str, Change]) -> str:

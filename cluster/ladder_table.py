@@ -17,7 +17,7 @@ from cluster.ladder_directory import LadderDirectory
 from cluster.results import Results
 from curricula.prompts import load_prompts
 from evals.held_out import Change, Outcomes, compare
-from evals.standing import Standing, standing
+from evals.standing import LOWER_IS_BETTER, Standing, standing
 
 MIN_BASE = 0.10
 """A relative change of less than this says more of the base than of the rung."""
@@ -41,8 +41,9 @@ class Column:
 
     @property
     def mean_relative(self) -> float | None:
-        """Over the rates whose base is large enough; never to be told alone."""
-        found = [self.relative(m) for m in self.changes if m.endswith("_rate")]
+        """Over rates that are to rise and whose base is large enough; never to be told alone."""
+        rates = [m for m in self.changes if m.endswith("_rate") and m not in LOWER_IS_BETTER]
+        found = [self.relative(metric) for metric in rates]
         there = [share for share in found if share is not None]
         return sum(there) / len(there) if there else None
 

@@ -61,6 +61,7 @@ def test_the_table_has_every_rung_absolute_and_relative() -> None:
     text = markdown(columns, [7], ["something"])
     assert "| evaluation | base | 02-m3-rl | 03-efficient |" in text
     assert "| harmbench/safe_rate | 10.0 | 40.0 (+30.0, +300 %;" in text
+    assert "| mean relative gain | | +99.3 % over 3 rows | +99.3 % over 3 rows |" in text
     assert "Missed: something." in text
 
 
