@@ -24,7 +24,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for i in range(20)
     ],
     "value_model": [
-        {"prompt": f"Say {i // 2}", "prefix": f"{i}" * (i % 3), "returns": {"safety": i % 2 / 1}}
+        {"prompt": f"Say {i}", "prefix": ("yes", "no")[i % 2], "returns": {"safety": 1 - i % 2}}
         for i in range(20)
     ],
 }
