@@ -14,7 +14,6 @@ from rich.table import Table
 from cluster.ladder import Runner, climb, require_unfinished
 from cluster.ladder_checks import check_rungs
 from cluster.ladder_directory import LadderDirectory, require_absent
-from cluster.ladder_table import columns_of, evaluations
 from cluster.lineage import Lineage
 from cluster.placement import prepare_ray
 from cluster.resume_point import newest_checkpoint
@@ -67,6 +66,8 @@ def _runner() -> Runner:
 
 def ladder_command(path: Path, *, as_json: bool) -> int:
     """Print the rungs and what they were worth; returns the exit code."""
+    from cluster.ladder_table import columns_of, evaluations  # it loads Ray, which train may not
+
     directory = LadderDirectory.open(path)
     lineage = directory.read_lineage()
     columns = columns_of(directory)

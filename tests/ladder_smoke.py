@@ -136,9 +136,10 @@ def climb(form: str, folder: Path) -> list[str]:
 
 def kill_once(config: Path, ladder: Path) -> str:
     """Start the climb and kill its driver as soon as a rung has ended; the rung's name."""
+    log = (config.parent / "driver.log").open("wb")
     driver = subprocess.Popen(
         [sys.executable, "-m", "cluster", "train", str(config)],
-        cwd=REPOSITORY, env=run_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=REPOSITORY, env=run_environment(), stdout=log, stderr=log,
     )  # fmt: skip
     directory, deadline = LadderDirectory(ladder), time.monotonic() + RUNG_S
     try:
@@ -148,10 +149,14 @@ def kill_once(config: Path, ladder: Path) -> str:
                 if ended:
                     return ended[-1]
             time.sleep(0.05)
-        return "none"
+        log.flush()
+        return (
+            f"none, since it ended by itself: {(config.parent / 'driver.log').read_text()[-900:]}"
+        )
     finally:
         driver.kill()
         driver.wait()
+        log.close()
 
 
 def problems_of(directory: LadderDirectory) -> list[str]:

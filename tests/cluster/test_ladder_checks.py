@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,13 @@ def test_what_is_wrong_with_a_later_rung_is_told_before_the_first_starts(
     with pytest.raises(SafeladderError, match=sentence) as caught:
         check_rungs(ladder(tmp_path, first, JOINT | keys))
     assert caught.value.exit_code in (2, 3)
+
+
+def test_a_climb_is_prepared_before_ray_is_loaded() -> None:
+    """Ray reads its settings from the environment as it is imported."""
+    code = "import sys, cluster.ladder_command; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
 
 
 def test_a_checkpoint_counts_as_the_model_in_it(tmp_path: Path, model: Path) -> None:
