@@ -17,6 +17,9 @@ from safeladder.whole_file import write_whole
 Figures = Mapping[str, Any]
 LEVEL_COLUMNS = ("CDDI", "CLA", "95 %", "ILA", "95 %", "answers", "invalid")
 
+MIN_CLUSTERS = 8
+"""Seed instructions below which no sentence says that something rises or falls."""
+
 
 def print_order_report(report: Figures, stream: TextIO) -> None:
     """For each round its levels, and what they say."""
@@ -52,7 +55,7 @@ def said(found: Figures) -> list[str]:
     slope, spread, change = found["slope"], found["spread"], found["change_cla"]
     told = [
         f"slope of CLA on CDDI: {_points(slope)} points per unit, p = {_p(slope)}: "
-        f"{_verdict(slope['ci95'])}",
+        f"{_verdict(slope['ci95'], found['clusters'], slope['p'])}",
         f"change of CLA from CDDI -1 to +1: {_points(change, 'change')}; of ILA: "
         f"{_points(found['change_ila'], 'change')}",
         f"spread over the levels: {_points(spread, signed=False)}; "
@@ -63,16 +66,19 @@ def said(found: Figures) -> list[str]:
         cddi = interacting["cddi"]
         told.append(
             f"effect of CDDI beside type, slot and type x slot: {_points(cddi)} points per unit: "
-            f"{_verdict(cddi['ci95'])}"
+            f"{_verdict(cddi['ci95'], found['clusters'])}"
         )
     return told
 
 
-def _verdict(interval: Sequence[float] | None) -> str:
-    if interval is None:
-        return "not known"
+def _verdict(interval: Sequence[float] | None, clusters: int, p: float | None = None) -> str:
+    """A bootstrap over a handful of seeds is too sure of itself, so it does not speak alone."""
+    if interval is None or clusters < MIN_CLUSTERS:
+        return "too few seeds to tell"
     low, high = interval
-    return "rises" if low > 0 else "falls" if high < 0 else "not told apart from none"
+    if low <= 0 <= high or (p is not None and p > 0.05):
+        return "not told apart from none"
+    return "rises" if low > 0 else "falls"
 
 
 def _round(found: Figures) -> str:

@@ -131,6 +131,21 @@ def test_a_wrong_option_is_named_before_anything_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_sentence_claims_no_more_than_interval_and_chance_allow() -> None:
+    found: dict[str, Any] = {
+        "clusters": 8,
+        "slope": {"value": 0.1, "ci95": [0.05, 0.2], "p": 0.01},
+        "spread": {"value": 0.1, "ci95": None, "p": 0.5, "by_chance": 0.1},
+        "change_cla": {"change": 0.1, "ci95": None},
+        "change_ila": {"change": None, "ci95": None},
+        "regression": {"interacting": None},
+    }
+    assert said(found)[0].endswith(": rises")
+    assert said(found | {"clusters": 7})[0].endswith("too few seeds to tell")
+    by_chance = found["slope"] | {"p": 0.4}
+    assert said(found | {"slope": by_chance})[0].endswith("not told apart from none")
+
+
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     prompts = write_rows(tmp_path / "rows.jsonl")
     code, text = probe(tmp_path / "nowhere", prompts, tmp_path / "out")
