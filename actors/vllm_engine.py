@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from actors.rendering import PromptRenderer
 from actors.rollout import EngineFailedError
 from actors.vllm_direct import DirectTransfer
-from actors.vllm_images import engine_input
+from actors.vllm_images import engine_input, show
 from actors.vllm_processes import child_environment
 from actors.vllm_sample import VllmSample
 from actors.vllm_transfer import transfer
@@ -118,10 +118,15 @@ class VllmEngine:
         """See ``ports.RolloutEngine.generate``."""
         tokens = self._rendering.render(prompt, self._rollout.max_prompt_tokens, images)
         begun = PartialCompletion.all_of(sampling) if begun is None else begun
-        samples = [VllmSample(request_id, tokens, sampling, one, images) for one in begun]
-        self._samples[request_id] = samples
-        tasks = [asyncio.create_task(self._complete(sample)) for sample in samples]
+        samples = [VllmSample(request_id, tokens, sampling, one) for one in begun]
+        self._samples[request_id] = samples  # from here on they can be interrupted
+        tasks: list[asyncio.Task[Completion | PartialCompletion]] = []
         try:
+            if images:
+                shown = await asyncio.to_thread(show, tokens, images, self._rendering.family)
+                for sample in samples:
+                    sample.shown = shown
+            tasks += [asyncio.create_task(self._complete(sample)) for sample in samples]
             for finished in asyncio.as_completed(tasks):
                 yield await finished
         finally:
@@ -277,10 +282,7 @@ class VllmEngine:
                 sample.spans = [(0, self._version)]
                 # The salt is the version of now for a continued sample, too: the keys of its
                 # tokens are computed anew unless these very weights have computed them.
-                prompt = engine_input(
-                    sample.all_prompt_tokens, sample.prompt.size, sample.images,
-                    self._rendering.family, self._salt,
-                )  # fmt: skip
+                prompt = engine_input(sample.all_prompt_tokens, sample.shown, self._salt)
                 params = sample.params(list(self._rendering.stop_ids))
                 queue = await llm.add_request(sample.name, prompt, params)
                 sample.internal_id = queue.request_id

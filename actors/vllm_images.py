@@ -7,48 +7,57 @@ reference and learner see exactly the same: image processors differ by their res
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from safeladder.images import PromptImage
+from safeladder.records import Tokens
 from vision.family import VisionFamily
 
 if TYPE_CHECKING:
     from vllm.inputs import EngineInput
 
 
-def engine_input(
-    tokens: list[int],
-    num_prompt_tokens: int,
-    images: Sequence[PromptImage],
-    family: VisionFamily | None,
-    salt: str,
-) -> EngineInput:
-    """What ``AsyncLLM.add_request`` takes: ``tokens`` begin with a rendered prompt of
-    ``num_prompt_tokens``. Images are known to vLLM's caches by their identity, so siblings share
-    what the vision tower made of them."""
-    from vllm.inputs import mm_input, tokens_input
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The images of one prompt, made once for all its samples."""
 
+    items: Any
+    """vLLM's ``MultiModalKwargsItems``: tensors, cut into those of each image."""
+    hashes: list[str]
+    """By these vLLM's caches know an image, so siblings share what the tower made of it."""
+    ranges: list[Any]
+    """Where each image's features stand in the prompt."""
+
+
+def show(
+    prompt: Tokens, images: Sequence[PromptImage], family: VisionFamily | None
+) -> Shown | None:
+    """The images of a rendered prompt [P] for vLLM; None for text. Works for tens of milliseconds:
+    call it in a thread."""
     if not images or family is None:
-        return tokens_input(tokens, cache_salt=salt)
+        return None
     from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
 
     ranges, start = [], 0
-    prompt = np.asarray(tokens[:num_prompt_tokens])
     for image in images:
         start += int(np.argmax(prompt[start:] == family.image_token_id))
         ranges.append(PlaceholderRange(offset=start, length=image.num_tokens))
-        start += ranges[-1].length
-    inputs, fields = _fields(family, images)
-    items = MultiModalKwargsItems.from_hf_inputs(inputs, fields)
-    return mm_input(
-        tokens,
-        items,
-        {"image": [image.identity for image in images]},
-        {"image": ranges},
-        cache_salt=salt,
-    )
+        start += image.num_tokens
+    items = MultiModalKwargsItems.from_hf_inputs(*_fields(family, images))
+    return Shown(items, [image.identity for image in images], ranges)
+
+
+def engine_input(tokens: list[int], shown: Shown | None, salt: str) -> EngineInput:
+    """What ``AsyncLLM.add_request`` takes: a rendered prompt, and tokens that follow it."""
+    from vllm.inputs import mm_input, tokens_input
+
+    if shown is None:
+        return tokens_input(tokens, cache_salt=salt)
+    placed = ({"image": shown.hashes}, {"image": shown.ranges})
+    return mm_input(tokens, shown.items, *placed, cache_salt=salt)
 
 
 def _fields(

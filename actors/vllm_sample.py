@@ -5,13 +5,12 @@ Owns which version made which token, and what a request's output is worth. Does 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from safeladder.images import PromptImage
+from actors.vllm_images import Shown
 from safeladder.partials import PartialCompletion
 from safeladder.records import Sampling, Tokens
 
@@ -29,8 +28,8 @@ class VllmSample:
     sampling: Sampling
     begun: PartialCompletion
     """As it came. To vLLM its tokens are part of the prompt."""
-    images: Sequence[PromptImage] = ()
-    """Of the prompt."""
+    shown: Shown | None = None
+    """The prompt's images."""
     spans: list[tuple[int, int]] = field(default_factory=list)
     """(first token made here, version that made it and the following ones)"""
     internal_id: str = ""
