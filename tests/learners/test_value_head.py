@@ -145,7 +145,7 @@ def test_in_half_precision_the_head_has_a_float32_master_and_resumes(
     assert state["value_head.weight.master"].dtype == torch.float32
     [resumed] = run_jobs(1, [Job(config, third_step, resume_from=seen["path"])])
     assert resumed["loss"] == seen["metrics"][2]["loss"]
-    assert resumed["value_loss"] < seen["metrics"][0]["value_loss"]
+    assert resumed["value_loss"] == seen["metrics"][2]["value_loss"]
 
 
 async def nothing(learner: Any, _: dict[str, Any]) -> None: ...
