@@ -53,7 +53,13 @@ def check_run(run: Path) -> None:
     for sample in samples:
         places = int((sample.prompt_tokens == 261).sum())  # <|image_pad|>
         assert places == sum(image.num_tokens for image in sample.images) > 0
-    before = load_file(run.parents[1] / "model" / "model.safetensors")
+    saved = load_file(run.parents[1] / "model" / "model.safetensors")  # under the hub's names
+    before = {
+        f"model.{n}"
+        if n.startswith("visual")
+        else n.replace("model.", "model.language_model.", 1): t
+        for n, t in saved.items()
+    }
     after = load_file(run / "checkpoints" / "step-2" / "model.safetensors")
     assert after.keys() == before.keys()
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
