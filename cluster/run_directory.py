@@ -19,6 +19,7 @@ Who writes the other files, and when, is not known here.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import logging
 import os
@@ -361,6 +362,7 @@ def _git_facts() -> Mapping[str, Any] | None:
     return {"commit": commit, "dirty": bool(changes)}
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

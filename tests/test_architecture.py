@@ -53,8 +53,13 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text(encoding="utf-8"))
 
 
-def imported(module: ast.Module) -> Iterator[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Top-level names of all packages that a module imports anywhere."""
+    return frozenset(_imported(tree(path)))
+
+
+def _imported(module: ast.Module) -> Iterator[str]:
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -100,7 +105,7 @@ def test_every_public_method_of_a_role_is_a_coroutine(path: str, name: str) -> N
 
 @pytest.mark.parametrize("package", DOORS)
 def test_a_heavy_package_has_one_door(package: str) -> None:
-    outside = [p for p in sources(*ROOMS) if package in imported(tree(p))]
+    outside = [p for p in sources(*ROOMS) if package in imported(p)]
     assert [p for p in outside if not re.fullmatch(DOORS[package], p.as_posix())] == []
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -346,12 +347,22 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.ledger.close()
 
 
-CoordinatorMachine.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=50,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+class LongCoordinatorMachine(CoordinatorMachine):
+    """The same, searched for longer by the nightly tests."""
+
+
+def searched(max_examples: int) -> settings:
+    return settings(
+        max_examples=max_examples,
+        stateful_step_count=50,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+CoordinatorMachine.TestCase.settings = searched(20)
+LongCoordinatorMachine.TestCase.settings = searched(300)
 TestCoordinatorMachine = CoordinatorMachine.TestCase
+TestLongCoordinatorMachine = pytest.mark.slow(LongCoordinatorMachine.TestCase)

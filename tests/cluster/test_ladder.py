@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster import carry_over, ladder_directory, lineage
+from cluster import carry_over, ladder, ladder_directory, lineage, run_directory
 from cluster.ladder import Climb, Runner, climb, require_unfinished
 from cluster.ladder_directory import LadderDirectory
 from cluster.run_directory import RunDirectory, Status, write_json
@@ -173,6 +173,12 @@ def test_a_summary_says_why_a_rung_ended_and_what_its_probes_were(tmp_path: Path
     assert (record.exit, record.probes) == (told["exit"], told["probes"])
 
 
+def skip_host_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking git and the installed packages takes longer than all that is played here."""
+    for module in (ladder, run_directory):
+        monkeypatch.setattr(module, "host_facts", lambda: {"packages": {}})
+
+
 def play_writes(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
     for module in (lineage, ladder_directory):
         monkeypatch.setattr(module, "write_json", runs.write_json)
@@ -181,6 +187,7 @@ def play_writes(monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
 def test_a_climber_that_dies_anywhere_loses_nothing_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    skip_host_facts(monkeypatch)
     (tmp_path / "whole").mkdir()
     directory = make_ladder(tmp_path / "whole")
     runs = Runs()

@@ -156,8 +156,8 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 def test_an_interrupted_probe_ends_with_the_figures_of_one_that_was_not(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts = write_rows(tmp_path / "rows.jsonl")
-    assert probe(model_path, prompts, tmp_path / "whole")[0] == 0
+    prompts, single = write_rows(tmp_path / "rows.jsonl"), ("--rounds", "single")
+    assert probe(model_path, prompts, tmp_path / "whole", *single)[0] == 0
     append = TrialJournal.append
 
     def dies(journal: TrialJournal, answered: Answered) -> None:
@@ -167,13 +167,13 @@ def test_an_interrupted_probe_ends_with_the_figures_of_one_that_was_not(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrialJournal, "append", dies)
-        code, text = probe(model_path, prompts, tmp_path / "cut")
+        code, text = probe(model_path, prompts, tmp_path / "cut", *single)
     assert code == 3
     assert "the disk is full" in text
     journal = tmp_path / "cut/trials.jsonl"
     assert len(journal.read_text().splitlines()) == 1 + 9
     journal.write_bytes(journal.read_bytes()[:-7])
-    assert probe(model_path, prompts, tmp_path / "cut")[0] == 0
+    assert probe(model_path, prompts, tmp_path / "cut", *single)[0] == 0
     whole, cut = (
         json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "cut")
     )

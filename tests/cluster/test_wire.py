@@ -94,14 +94,14 @@ def answer_body(**changes: object) -> bytes:
     return body
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(REQUESTS, min_size=1, max_size=4))
 def test_requests_come_back_as_they_were_sent(requests: list[ScoreRequest]) -> None:
     body = wire.join_requests([wire.pack_request(request) for request in requests])
     assert wire.unpack_requests(body) == requests
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(VERDICTS, max_size=4))
 def test_verdicts_come_back_as_they_were_sent(verdicts: list[Verdict]) -> None:
     answer = wire.unpack_answer(wire.pack_answer(DIGEST, "tests:V", "7", verdicts), "safety")
