@@ -244,14 +244,21 @@ def _message(place: str, turn: Any) -> Message:
     if isinstance(turn, dict):
         role, content = turn.get("role"), turn.get("content")
         if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-            content = "".join(_text_of(part) for part in content)
+            content = "".join(_text_of(place, part) for part in content)
         if isinstance(role, str) and isinstance(content, str):
             return Message(role, content)
     raise DataError(f'{place}: a message is {{"role": "user", "content": "…"}}')
 
 
-def _text_of(part: Row) -> str:
-    return IMAGE_MARK if part.get("type") == "image" else str(part.get("text", ""))
+def _text_of(place: str, part: Row) -> str:
+    if part.get("type") == "image":
+        return IMAGE_MARK
+    if isinstance(text := part.get("text"), str):
+        return text
+    raise DataError(
+        f"{place}: a part of a message is text or an image (with its path in the column images), "
+        f"not {part.get('type')!r}; remove the row"
+    )
 
 
 def _take_reference(place: str, rest: Row, label_is_route: bool) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safeladder.errors import ConfigError
 from safeladder.images import Pixels, PromptImage
 from safeladder.records import Tokens
 from vision.family import Positions
@@ -36,6 +37,13 @@ class Qwen25VL:
         self._min_pixels = min_pixels or size["shortest_edge"]
         self._max_pixels = max_pixels or size["longest_edge"]
         self._patch, self._merge = self._processor.patch_size, self._processor.merge_size
+        token = (self._patch * self._merge) ** 2
+        if not self._min_pixels <= self._max_pixels or self._max_pixels < token:
+            raise ConfigError(
+                f"model.image_max_pixels: {self._max_pixels} is below image_min_pixels: "
+                f"{self._min_pixels}, or below the {token} pixels of one token; set both, the "
+                "larger one last"
+            )
         self.slot = "<|image_pad|>"
         self.image_token_id: int = config.image_token_id
 

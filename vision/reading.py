@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeladder.images import IMAGE_MARK
-from safeladder.paths import PathError, read_bytes
+from safeladder.paths import PathError, open_bytes
 from safeladder.records import FailureCause, Message, Prompt
 
 if TYPE_CHECKING:
@@ -35,14 +36,17 @@ class BadImageError(ValueError):
 def read_image(path: str) -> bytes:
     """The file. Raises ``BadImageError`` with the path for one that is missing or too large."""
     try:
-        size = Path(path).stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise BadImageError(f"{path}: {size} bytes, the limit is {MAX_FILE_BYTES}")
-        return read_bytes(Path(path))
+        with open_bytes(Path(path)) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = b"" if size > MAX_FILE_BYTES else file.read()
     except FileNotFoundError:
-        raise BadImageError(f"{path}: there is no such file") from None
+        hint = "; addresses are not fetched" if ":/" in path else ""
+        raise BadImageError(f"{path}: there is no such file{hint}") from None
     except (OSError, PathError) as error:
         raise BadImageError(f"{path}: {error}") from None
+    if size > MAX_FILE_BYTES:
+        raise BadImageError(f"{path}: {size} bytes, the limit is {MAX_FILE_BYTES}")
+    return data
 
 
 def without_marks(prompt: Prompt) -> tuple[Message, ...]:
@@ -59,7 +63,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_FILE_PIXELS) -> Image.Image:
     except BadImageError:
         raise
     except Exception as error:
-        raise BadImageError(f"an image cannot be decoded: {type(error).__name__}") from error
+        raise BadImageError("an image cannot be decoded: it is cut short or damaged") from error
 
 
 def open_image(data: bytes, max_pixels: int = MAX_FILE_PIXELS) -> Image.Image:
@@ -78,5 +82,8 @@ def open_image(data: bytes, max_pixels: int = MAX_FILE_PIXELS) -> Image.Image:
         return image
     except BadImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"an image of more pixels than the limit, {max_pixels}") from error
     except Exception as error:
-        raise BadImageError(f"an image cannot be decoded: {type(error).__name__}") from error
+        kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise BadImageError(f"an image cannot be decoded: no {kinds} that is whole") from error

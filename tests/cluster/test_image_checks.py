@@ -65,6 +65,8 @@ def test_good_images_pass_and_lie_beside_the_file_that_names_them(
         ("text.png", r"text\.png: an image cannot be decoded"),
         ("thin.png", r"thin\.png: an image of 900x2 pixels is too thin"),
         ("", "folder"),
+        ("nul\0.png", "embedded null byte"),
+        ("https://x.example/a.png", "no such file; addresses are not fetched"),
     ],
 )
 def test_a_bad_image_is_named_with_its_row(check: Check, image: str, why: str) -> None:
@@ -80,6 +82,14 @@ def test_images_that_leave_no_room_for_text_are_refused(check: Check) -> None:
     check(row, limit=48, image_max_pixels=2 * 784, image_min_pixels=784)
 
 
+def test_sizes_of_images_that_contradict_each_other_are_refused(check: Check) -> None:
+    row = {"prompt": "What?", "images": ["good.png"]}
+    with pytest.raises(ConfigError, match=r"max_pixels: 1000 is below image_min_pixels: 2000"):
+        check(row, image_min_pixels=2000, image_max_pixels=1000)
+    with pytest.raises(ConfigError, match="below the 784 pixels of one token"):
+        check(row, image_min_pixels=1, image_max_pixels=10)
+
+
 def test_marks_in_the_text_must_fit_the_images(check: Check) -> None:
     check({"prompt": "<image> and <image>", "images": ["good.png"] * 2})
     with pytest.raises(DataError, match="the text has 1 times <image>, for 2 images"):
@@ -91,6 +101,12 @@ def test_parts_of_a_message_say_where_an_image_stands(check: Check) -> None:
     row = {"messages": [{"role": "user", "content": parts}], "images": ["good.png"]}
     (prompt,) = check(row)
     assert prompt.messages[0].content == "Is <image> red?"
+
+
+def test_a_part_that_is_neither_text_nor_image_is_refused(check: Check) -> None:
+    parts = [{"type": "video"}, {"type": "text", "text": "What happens?"}]
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*text or an image.*not 'video'"):
+        check({"messages": [{"role": "user", "content": parts}]})
 
 
 def test_a_chat_template_without_a_place_for_images_is_refused(check: Check) -> None:
