@@ -123,6 +123,11 @@ def judge_demonstrations(
     filters = config.sft.filters
     refused = {i: why for i, row in enumerate(rows) if (why := _fault(row, filters)) is not None}
     if filters.verify:
+        if all(row.route is None for row in rows):
+            raise DataError(
+                "sft.filters.verify: no row of sft.data has a route, so no principle would be "
+                "asked; add the column `route`, or take the filter away"
+            )
         for row in rows:
             if row.route is not None and row.route not in config.routes:
                 names = ", ".join(sorted(config.routes)) or "there is none"

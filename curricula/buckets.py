@@ -58,10 +58,15 @@ def column_buckets(config: CurriculumConfig, prompts: Sequence[Prompt]) -> Bucke
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise PromptError(row, f"column {column}: must be a number, not {value!r}")
             buckets[row] = bisect_left(config.boundaries, value)
-    if not any(labels.values()):
-        raise PromptError(0, f"column {column} is missing here and in every other row; check "
-                          "`curriculum.bucket_by`")  # fmt: skip
+    _require_column(column, "bucket_by", prompts)
     return buckets
+
+
+def _require_column(column: str, key: str, prompts: Sequence[Prompt]) -> None:
+    if all(prompt.meta.get(column) is None for prompt in prompts):
+        raise PromptError(
+            0, f"column {column} is missing here and in every other row; check `curriculum.{key}`"
+        )
 
 
 def difficulty_buckets(config: CurriculumConfig, predicted: Shares) -> BucketOfRow:
@@ -74,6 +79,7 @@ def partners(config: CurriculumConfig, prompts: Sequence[Prompt]) -> dict[int, t
     Raises ``PromptError`` for a pair of two labels."""
     if config.together is None:
         return {}
+    _require_column(config.together, "together", prompts)
     sets: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         value = prompt.meta.get(config.together)
@@ -94,6 +100,8 @@ def kinds_of(
     config: CurriculumConfig, prompts: Sequence[Prompt], buckets: BucketOfRow
 ) -> tuple[list[Kind], Rows]:
     """Each distinct kind once, and the index of every row's. Raises ``PromptError``."""
+    if config.types is not None:
+        _require_column(config.types, "types", prompts)
     names = bucket_names(config)
     numbers: dict[Kind, int] = {}
     kind_of = np.empty(len(prompts), np.intp)

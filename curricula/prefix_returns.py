@@ -31,8 +31,16 @@ class PrefixReturns:
 
 
 def load_returns(paths: Sequence[Path], principles: Collection[str]) -> list[PrefixReturns]:
-    """All rows of all files, in order. Raises ``DataError`` naming file, line and column."""
-    return [_row(place, row, principles) for path in paths for place, row in read_rows(path)]
+    """All rows of all files, in order. Raises ``DataError`` naming file, line and column, or a
+    principle of which no row has a return."""
+    rows = [_row(place, row, principles) for path in paths for place, row in read_rows(path)]
+    for name in principles:
+        if not any(name in row.returns for row in rows):
+            raise DataError(
+                f"{', '.join(map(str, paths))}: no row has a return for {name!r} of "
+                "value_model.principles, so its head would learn nothing; add some or take it away"
+            )
+    return rows
 
 
 def _row(place: str, row: Mapping[str, Any], principles: Collection[str]) -> PrefixReturns:

@@ -200,6 +200,8 @@ class ObjectiveConfig(Section):
             found.append(
                 f"tight_to_loose does nothing with policy_loss: {loss}; it is for cpg and ppo_clip"
             )
+        if self.overlong.buffer_tokens is not None and not self.overlong.factor:
+            found.append("overlong.buffer_tokens does nothing with overlong.factor: 0; set both")
         if self.canon != CanonConfig() and self.advantage != "canon":
             found.append(f"canon does nothing with advantage: {self.advantage}")
         if self.value != ValueConfig() and self.advantage != "gae":

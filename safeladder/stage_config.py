@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from safeladder.config_section import (
     Flag,
@@ -144,3 +144,10 @@ class ValueModelConfig(RowsConfig):
     """Returns are brought into [clip, 1 - clip], since the logit of 0 and 1 is not finite."""
     batch_size: PositiveInt = 16
     """Rows of one optimizer step."""
+
+    @field_validator("principles")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} stands twice; each principle has one head")
+        return names

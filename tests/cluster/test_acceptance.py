@@ -142,3 +142,9 @@ def test_check_tells_of_the_rows_and_refuses_a_bad_one(tmp_path: Path, model: Pa
     assert list(stage_lines(config))[-1] == "2 rows, 2 steps"
     with pytest.raises(DataError, match=r"sft\.jsonl:2: column response"):
         check_data(make_config(tmp_path, {}, [ROWS[0], {"prompt": "q"}], **one))
+
+
+def test_a_filter_that_would_ask_no_principle_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "why?", "response": GOOD}]
+    with pytest.raises(DataError, match=r"sft\.filters\.verify: no row of sft\.data has a route"):
+        refused(make_config(tmp_path, {"verify": True}, rows))

@@ -137,7 +137,7 @@ def test_returns_stand_in_the_order_of_the_heads(tmp_path: Path, model: Path) ->
 
 
 def test_a_prefix_that_is_too_long_is_named(tmp_path: Path, model: Path) -> None:
-    rows = [RETURNS[0], {**RETURNS[0], "prefix": "a" * 300}]
+    rows = [RETURNS[1], {**RETURNS[0], "prefix": "a" * 300}]
     with pytest.raises(DataError, match=r"rows\.jsonl:2: prompt and prefix have \d+ tokens"):
         check_data(make_config(tmp_path, model, "value_model", rows))
 

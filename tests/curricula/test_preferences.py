@@ -69,11 +69,17 @@ def test_a_pair_that_is_none_is_named(tmp_path: Path, row: dict[str, Any], told:
 
 def test_a_prefix_comes_with_the_returns_that_are_known(tmp_path: Path) -> None:
     row = {"prompt": "q", "prefix": "First", "returns": {"safety": 1, "value": 0.25}}
-    assert load_returns(write(tmp_path, row), ["safety", "value", "rule"]) == [
+    assert load_returns(write(tmp_path, row), ["safety", "value"]) == [
         PrefixReturns((Message("user", "q"),), "First", {"safety": 1.0, "value": 0.25})
     ]
     empty = {**row, "prefix": ""}
     assert load_returns(write(tmp_path, empty), ["safety", "value"])[0].prefix == ""
+
+
+def test_a_head_that_no_row_teaches_is_refused(tmp_path: Path) -> None:
+    row = {"prompt": "q", "prefix": "", "returns": {"safety": 1}}
+    with pytest.raises(DataError, match=r"rows\.jsonl: no row has a return for 'rule'"):
+        load_returns(write(tmp_path, row), ["safety", "rule"])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from curricula.buckets import PromptError
 from curricula.pools import CHUNK
 from curricula.sampler import Sampler
+from safeladder.curriculum_config import CurriculumConfig
 from safeladder.draws import Draw, DrawHistory
 from safeladder.errors import ConfigError
 
@@ -184,9 +185,18 @@ def test_a_row_that_has_no_place_is_named(row: dict[str, Any], told: str) -> Non
     assert caught.value.row == 3
 
 
-def test_a_column_that_no_row_has_is_refused() -> None:
-    with pytest.raises(PromptError, match="missing here and in every other row"):
-        Sampler(prompts(3), STAGED, seed=0)
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("bucket_by", STAGED),
+        ("types", config(schedule="adaptive", types="instruction_id_list")),
+        ("together", config(schedule="mixed", together="pair")),
+    ],
+)
+def test_a_column_that_no_row_has_is_refused(key: str, settings: CurriculumConfig) -> None:
+    told = rf"missing here and in every other row; check `curriculum\.{key}`"
+    with pytest.raises(PromptError, match=told):
+        Sampler(prompts(3), settings, seed=0)
 
 
 @pytest.mark.parametrize(

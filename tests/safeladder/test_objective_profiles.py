@@ -132,6 +132,7 @@ def test_a_resolved_config_names_every_value_and_loads_back_equal(
         ({"dual_clip": 3.0}, "dual_clip does nothing with policy_loss: cpg"),
         ({"profile": "dapo", "dual_clip": 1.25}, "dual_clip 1.25 lies inside.*ends at 1.28"),
         ({"profile": "cispo", "tight_to_loose": 0.5}, "tight_to_loose does nothing with"),
+        ({"overlong": {"buffer_tokens": 4}}, "overlong.buffer_tokens does nothing with"),
         ({"canon": {"mu": 1.0}}, "canon does nothing with advantage: group_mean"),
         ({"profile": "grpo", "value": {"clip": None}}, "value does nothing with"),
         (
