@@ -210,12 +210,20 @@ class Node:
     labels: Mapping[str, str]
 
 
+def _one_line(error: Exception) -> str:
+    """Where Ray tells a traceback: how it begins and what it ends with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) < 2:
+        return "".join(lines) or type(error).__name__
+    return f"{lines[0]} … {lines[-1]} (--debug shows all)"
+
+
 def cluster_nodes(address: str) -> list[Node]:
     """The living machines of a Ray cluster. Raises ``EnvironmentUnfitError``."""
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except Exception as error:
-        raise EnvironmentUnfitError(f"Ray at {address}: {error}") from error
+        raise EnvironmentUnfitError(f"Ray at {address}: {_one_line(error)}") from error
     try:
         return [
             Node(node["Resources"], node["Labels"])
@@ -280,6 +288,6 @@ def _init(address: str, options: Mapping[str, Any]) -> None:
         raise PreemptedError("told to stop by SIGTERM while Ray was starting") from None
     except Exception as error:
         where = "this machine" if address == "local" else address
-        raise EnvironmentUnfitError(f"Ray at {where}: {error}") from error
+        raise EnvironmentUnfitError(f"Ray at {where}: {_one_line(error)}") from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in, which just exits

@@ -9,6 +9,7 @@ keep the order of the corpus, so that a search is a function of the query alone.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +101,7 @@ class CorpusIndex:
 
         self._documents = documents
         self._by_id = {document.id: document for document in documents}
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it would tell of each index
         self._index = bm25s.BM25(backend="numpy", auto_compile=False)
         texts = [f"{one.title}\n{one.abstract}\n{one.text}" for one in documents]
         self._index.index(self._tokens(texts), show_progress=False)
