@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from cluster.ledger import Ledger
 from cluster.run_directory import RunDirectory
 from safeladder.config import Config
+from safeladder.errors import ConfigError
+from safeladder.ladder_config import KEY, Ladder
+
+
+def check_constraints(ladder: Ladder) -> None:
+    """Refuse a rung that takes over weights of constraints of which the one before has none.
+    Raises ``ConfigError``."""
+    for before, rung in pairwise(ladder.rungs):
+        if rung.carry_over.constraint_weights and not (
+            before.config.constraints.keys() & rung.config.constraints.keys()
+        ):
+            raise ConfigError(
+                f"{KEY}.{rung.name}: carry_over.constraint_weights: it has no constraint in common "
+                f"with the rung {before.name}; give both one of the same name, or take the key away"
+            )
 
 
 def with_last_weights(config: Config, before: RunDirectory) -> Config:

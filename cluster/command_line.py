@@ -46,8 +46,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 def load(arguments: Sequence[str] | None, overlays: Sequence[Path] | None) -> Config:
     """Positional files come first, then ``--config`` files, then all overrides."""
     from safeladder.config_loading import load_config
+    from safeladder.ladder_config import is_ladder
 
-    return load_config(*named(arguments, overlays))
+    paths, overrides = named(arguments, overlays)
+    if is_ladder(paths):
+        raise ConfigError(
+            f"{', '.join(map(str, paths))}: is a ladder, and this is about one run; name the "
+            "config of a rung, rungs/NAME/config.yaml in the ladder's folder, or a file without "
+            "`ladder`"
+        )
+    return load_config(paths, overrides)
 
 
 def named(

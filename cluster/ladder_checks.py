@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import typer
 
+from cluster.carry_over import check_constraints
 from cluster.checks import preflight
 from cluster.curriculum_state import check_carry_over
 from cluster.data_checks import check_data
@@ -34,6 +35,7 @@ def check_rungs(ladder: Ladder, check_run: CheckRun = preflight) -> None:
     """Check all rungs, the first problem first. Raises what ``preflight`` raises, with the name of
     the rung."""
     check_carry_over(ladder)
+    check_constraints(ladder)
     for rung in ladder.rungs:
         with _named(rung):
             check_run(rung.config)

@@ -24,7 +24,7 @@ from typing import Literal
 
 from cluster.lineage import Lineage, read_lineage
 from cluster.run_directory import RunDirectory, write_json
-from safeladder.config_loading import read_tree, to_yaml
+from safeladder.config_loading import merged, read_tree, to_yaml
 from safeladder.errors import (
     EnvironmentUnfitError,
     NotResumableError,
@@ -104,8 +104,8 @@ class LadderDirectory:
     def ladder(self) -> Ladder:
         """What is climbed. Its folder may have been moved since: runs are looked for below it."""
         tree = read_tree(self.file)
-        run = {**tree.get("run", {}), "name": self.path.name, "root": str(self.path.parent)}
-        return ladder_of(tree | {"run": run})
+        place = {"name": self.path.name, "root": str(self.path.parent)}
+        return ladder_of(merged(tree, {"run": place}))
 
     def read_lineage(self) -> Lineage:
         """Raises ``NotResumableError``."""

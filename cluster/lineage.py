@@ -7,10 +7,11 @@ reader sees the file before or after a change, never a part of it.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from cluster.run_directory import write_json
 from learners.checkpoints import MANIFEST, verify
@@ -84,14 +85,14 @@ class Lineage:
 def read_lineage(path: Path) -> Lineage:
     """Raises ``NotResumableError`` for a file that is missing or is not what it was written as."""
     try:
-        tree = json.loads(read_bytes(path))
-        rungs = tuple(_record(row) for row in tree["rungs"])
-        if [rung.number for rung in rungs] != list(range(1, len(rungs) + 1)):
+        lineage = msgspec.json.decode(read_bytes(path), type=Lineage)
+        numbers = [rung.number for rung in lineage.rungs]
+        if numbers != list(range(1, len(numbers) + 1)):
             raise ValueError("rungs are missing")
-        return Lineage(str(tree["ladder"]), rungs)
+        return lineage
     except FileNotFoundError:
         raise NotResumableError(f"{path} is not there: this is no ladder's folder") from None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NotResumableError(
             f"{path} cannot be read ({error}); restore it, or climb anew under another run.name"
         ) from None
@@ -153,10 +154,3 @@ def fingerprint(model: Path) -> str:
 
 def _manifest_sha256(checkpoint: Path) -> str:
     return hashlib.sha256(read_bytes(checkpoint / MANIFEST)).hexdigest()
-
-
-def _record(row: dict[str, Any]) -> RungRecord:
-    end = row.get("end")
-    return RungRecord(
-        **{**row, "start": Weights(**row["start"]), "end": None if end is None else Weights(**end)}
-    )

@@ -141,8 +141,10 @@ class RunDirectory:
         except PathError as error:
             raise NotResumableError(f"{path} cannot be opened ({error}); name a run") from None
         if kind != "file":
+            is_ladder = is_file(path / "lineage.json")
+            where = "; it is a ladder, whose runs lie in rungs/" if is_ladder else ""
             raise NotResumableError(
-                f"{path} holds no run: there is no {run.config_file.name} in it"
+                f"{path} holds no run: there is no {run.config_file.name} in it{where}"
             )
         return run
 

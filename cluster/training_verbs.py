@@ -78,7 +78,9 @@ def check(
     config: Overlays = None,
     without_model: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Of a ladder: plan for so many billion parameters, unseen."),
+        typer.Option(
+            min=0.001, max=1e5, help="Of a ladder: plan for so many billion parameters, unseen."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:

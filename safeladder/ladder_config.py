@@ -104,13 +104,18 @@ def load_ladder(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Ladder:
     """Merge files and overrides and validate every rung. Raises ``ConfigError``, one line for each
     problem, with the name of its rung.
 
-    A later file, or an override, reaches a rung by its name: ``ladder.m3-rl.exit.steps=20``.
+    A later file, or an override, reaches a rung by its name: ``ladder.m3-rl.exit.steps=20``. One
+    that is not there yet can only stand in a list, so that a misspelled name makes no rung.
     """
     tree: Tree = {}
     rungs: Tree = {}
-    read = [_by_name(read_tree(path), str(path)) for path in paths]
-    for file in [*read, _by_name(override_tree(overrides), "override")]:
-        rungs = _laid_over(rungs, file.pop(KEY, {}))
+    read = [(str(path), read_tree(path)) for path in paths]
+    for source, given in [*read, ("override", override_tree(overrides))]:
+        file = _by_name(given, source)
+        named = file.pop(KEY, {})
+        if rungs and not isinstance(given.get(KEY), list):
+            _require_known(named, rungs, source)
+        rungs = _laid_over(rungs, named)
         tree = merged(tree, file)
     there = {name: keys for name, keys in rungs.items() if keys is not None}
     return ladder_of(tree | {KEY: there})
@@ -142,6 +147,12 @@ def ladder_of(tree: Tree) -> Ladder:
     return Ladder(name, root, tuple(rungs), base | {KEY: listed})
 
 
+def _require_known(named: Tree, rungs: Tree, source: str) -> None:
+    for name in named:
+        if name not in rungs:
+            raise ConfigError(f"{source}: {KEY}.{name}: there is no such rung ({', '.join(rungs)})")
+
+
 def _require_used(base: Tree, rungs: Sequence[Rung]) -> None:
     """Refuse a principle of the file that no rung asks: a misspelled name would be one."""
     asked = {name for rung in rungs for name in rung.config.principles}
@@ -157,6 +168,10 @@ def _identity(base: Tree) -> tuple[str, Path]:
     run = base.get("run")
     if not isinstance(run, dict) or not isinstance(run.get("name"), str):
         raise ConfigError("run.name is missing: it names the ladder's folder")
+    try:
+        _RungKeys.model_validate({"name": run["name"]})
+    except ValidationError as error:
+        raise ConfigError(f"run.{problems_of(error, _RungKeys)[0]}") from None
     if "steps" in run:
         raise ConfigError("run.steps has no place beside `ladder`; each rung has its `exit.steps`")
     return run["name"], Path(str(run.get("root", "runs")))
@@ -167,14 +182,18 @@ def _rung(number: int, name: str, keys: Any, base: Tree, root: Path) -> Rung:
         raise ConfigError(f"wants `key: value` lines, not {keys!r}")
     tree = merged(base, {k: v for k, v in keys.items() if k not in ("exit", "carry_over")})
     is_rl = tree.get("stage", "rl") == "rl"
-    exit_keys = keys.get("exit", {} if not is_rl else None)
-    if not isinstance(exit_keys, dict) or (is_rl and "steps" not in exit_keys):
+    exit_keys = keys.get("exit") or {}
+    if not isinstance(exit_keys, dict):
+        raise ConfigError(f"exit: wants `key: value` lines, such as `steps: 40`, not {exit_keys!r}")
+    if is_rl and exit_keys.get("steps") is None:
         raise ConfigError("exit.steps is missing: a rung of RL has an upper bound of steps")
     own = _own_keys(name, exit_keys.get("steps"), keys.get("carry_over"))
     if own.carry_over != CarryOver() and number == 1:
         raise ConfigError("carry_over: there is no rung before it; remove it")
-    run = keys.get("run", {})
-    if isinstance(run, dict) and (taken := sorted(run.keys() & {"name", "root", "steps"})):
+    run = keys.get("run") or {}
+    if not isinstance(run, dict):
+        raise ConfigError(f"run: wants `key: value` lines, not {run!r}")
+    if taken := sorted(run.keys() & {"name", "root", "steps"}):
         raise ConfigError(f"run.{taken[0]} is the ladder's business; remove it")
     if not is_rl:  # nothing is asked in them
         tree = {k: v for k, v in tree.items() if k not in ("probes", "tripwires") or k in keys}
@@ -193,9 +212,8 @@ def _own_keys(name: str, steps: Any, carry_over: Any) -> _RungKeys:
             given if carry_over is None else given | {"carry_over": carry_over}
         )
     except ValidationError as error:
-        lines = [
-            f"exit.{line}" if line.startswith("steps") else line for line in problems_of(error)
-        ]
+        told = problems_of(error, _RungKeys)
+        lines = [f"exit.{line}" if line.startswith("steps") else line for line in told]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -205,7 +223,15 @@ def _with_routes(tree: Tree, routes: Any) -> Tree:
     principles = tree.get("principles")
     if not isinstance(principles, dict) or not isinstance(routes, dict):
         return tree
-    used = {name for weights in routes.values() if isinstance(weights, dict) for name in weights}
+    used: set[str] = set()
+    for route, weights in routes.items():
+        named = weights.keys() if isinstance(weights, dict) else set()
+        if unknown := sorted(named - principles.keys()):
+            raise ConfigError(
+                f"routes.{route} names the principle {unknown[0]!r}, which is not in `principles` "
+                f"of the file ({', '.join(principles) or 'empty'})"
+            )
+        used |= named
     used |= _asked_by_probes(tree.get("probes"))
     return tree | {"principles": {name: p for name, p in principles.items() if name in used}}
 
@@ -232,7 +258,7 @@ def _by_name(tree: Mapping[str, Any], source: str) -> Tree:
     """The tree with its rungs as name → keys, in the order in which they are climbed."""
     rungs = tree.get(KEY)
     if not isinstance(rungs, list):
-        if rungs is not None and not isinstance(rungs, dict):
+        if KEY in tree and not isinstance(rungs, dict):
             raise ConfigError(f"{source}: {KEY} wants a list of rungs, not {rungs!r}")
         return dict(tree)
     by_name: Tree = {}

@@ -262,3 +262,18 @@ def test_the_module_is_the_command_and_its_help_loads_nothing_heavy() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_verb_for_one_run_says_that_a_file_is_a_ladder(config: Path, tmp_path: Path) -> None:
+    more = tmp_path / "rungs.yaml"
+    more.write_text("ladder: [{name: kg, exit: {steps: 1}}]")
+    result = invoke("plan", config, more, "--gpus", "8")
+    assert result.exit_code == 2
+    assert "is a ladder, and this is about one run" in result.stderr
+
+
+def test_a_verb_for_one_run_says_that_a_folder_is_a_ladder(tmp_path: Path) -> None:
+    (tmp_path / "lineage.json").write_text("{}")
+    result = invoke("report", tmp_path)
+    assert result.exit_code == 6
+    assert "it is a ladder, whose runs lie in rungs/" in result.stderr

@@ -303,7 +303,17 @@ def test_a_finished_run_without_a_checkpoint_is_no_rung(tmp_path: Path) -> None:
         Climb(directory, Runner(runs.train, runs.resume, nothing)).to_the_top()
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"ladder": "up", "rungs": [{"number": 2}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"ladder": "up", "rungs": [{"number": 2}]}',
+        '{"ladder": "up", "rungs": [{"number": 1, "name": "kg", "run": "01-kg", "stage": "rl",'
+        ' "config_sha256": "", "started_unix_s": 1, "start": {"path": 3, "sha256": "",'
+        ' "is_checkpoint": false}}]}',
+    ],
+)
 def test_a_damaged_lineage_ends_in_one_sentence(tmp_path: Path, text: str) -> None:
     directory = make_ladder(tmp_path)
     directory.lineage.write_text(text)

@@ -83,6 +83,15 @@ def test_a_climb_is_prepared_before_ray_is_loaded() -> None:
     assert done.stdout.split()[-1] == "False"
 
 
+def test_a_rung_takes_over_no_constraint_weights_that_the_one_before_has_not(
+    tmp_path: Path, model: Path
+) -> None:
+    task = TASK | {"data": {"train": [rows_of(tmp_path, "task.jsonl", "task")]}}
+    joint = JOINT | {"carry_over": {"constraint_weights": True}}
+    with pytest.raises(ConfigError, match=r"ladder\.joint: carry_over\.constraint_weights: .*task"):
+        check_rungs(ladder(tmp_path, task, joint))
+
+
 def test_a_checkpoint_counts_as_the_model_in_it(tmp_path: Path, model: Path) -> None:
     before = read_model_folder(model)
     write_safetensors(model / "optimizer.safetensors", {"model.layers.0.mlp.weight.m": [99, 99]})

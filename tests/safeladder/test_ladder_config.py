@@ -85,7 +85,14 @@ def test_the_merged_file_loads_back_to_the_same_rungs(tmp_path: Path) -> None:
         ([KG | {"run": {"steps": 4}}], r"ladder\.kg: run\.steps is the ladder's business"),
         ([KG | {"carry_over": {"curriculum": True}}], r"ladder\.kg: carry_over: there is no rung"),
         ([KG, JOINT | {"carry_over": {"model": 1}}], r"ladder\.joint: carry_over\.model"),
-        ([KG | {"routes": {"x": {"nobody": 1.0}}}], r"ladder\.kg: routes\.x names .*'nobody'"),
+        (
+            [KG | {"routes": {"x": {"nobody": 1.0}}}],
+            r"ladder\.kg: routes\.x names .*'nobody'.*\(safety, normal\)",
+        ),
+        ([KG | {"exit": 5}], r"ladder\.kg: exit: wants `key: value` lines.*not 5"),
+        ([KG | {"exit": {"steps": None}}], r"ladder\.kg: exit\.steps is missing"),
+        ([KG | {"run": "x"}], r"ladder\.kg: run: wants `key: value` lines, not 'x'"),
+        ([KG, JOINT | {"carry_over": {"optimizer": True}}], r"did you mean|valid here: constraint"),
     ],
 )
 def test_a_mistake_is_told_with_the_name_of_its_rung(
@@ -93,6 +100,27 @@ def test_a_mistake_is_told_with_the_name_of_its_rung(
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
         ladder(*rungs)
+
+
+def test_a_misspelled_rung_is_no_further_rung(tmp_path: Path) -> None:
+    first, second = tmp_path / "ladder.yaml", tmp_path / "more.yaml"
+    first.write_text(to_yaml(BASE | {"ladder": [KG, JOINT]}))
+    with pytest.raises(ConfigError, match=r"ladder\.jiont: there is no such rung \(kg, joint\)"):
+        load_ladder([first], ["ladder.jiont.exit.steps=2"])
+    second.write_text(to_yaml({"ladder": [{"name": "top", "exit": {"steps": 1}}]}))
+    assert [rung.name for rung in load_ladder([first, second]).rungs] == ["kg", "joint", "top"]
+
+
+def test_a_ladder_without_rungs_is_refused_whatever_stands_there(tmp_path: Path) -> None:
+    file = tmp_path / "ladder.yaml"
+    file.write_text(to_yaml(BASE) + "ladder:\n")
+    with pytest.raises(ConfigError, match="ladder wants a list of rungs, not None"):
+        load_ladder([file])
+
+
+def test_the_ladders_folder_lies_below_its_root() -> None:
+    with pytest.raises(ConfigError, match=r"run\.name: wants a name of letters.*not '\.\./up'"):
+        ladder(KG, run={"name": "../up"})
 
 
 def test_mistakes_of_several_rungs_are_told_at_once() -> None:
