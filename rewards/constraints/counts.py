@@ -155,8 +155,9 @@ class NumberOfBullets(HardConstraint):
 
     def is_met(self, answer: str, reading: Reading = "hardened") -> bool:
         """Exactly so many."""
-        found = re.findall(r"^\s*\*[^\*].*$", answer, re.M) + re.findall(r"^\s*-.*$", answer, re.M)
-        return len(found) == self.num_bullets
+        starred = re.findall(r"^[^\S\n]*\*[^\*].*$", answer, re.M)
+        dashed = re.findall(r"^[^\S\n]*-.*$", answer, re.M)
+        return len(starred) + len(dashed) == self.num_bullets
 
 
 class NumberOfHighlights(HardConstraint):
@@ -191,4 +192,12 @@ class NumberOfPlaceholders(HardConstraint):
 
     def is_met(self, answer: str, reading: Reading = "hardened") -> bool:
         """At least so many; an empty one counts."""
-        return len(re.findall(r"\[.*?\]", answer)) >= self.num_placeholders
+        return sum(map(_bracketed, answer.split("\n"))) >= self.num_placeholders
+
+
+def _bracketed(line: str) -> int:
+    r"""How often ``\[.*?\]`` occurs, in time that grows with the line alone."""
+    count, end = 0, -1
+    while (start := line.find("[", end + 1)) >= 0 and (end := line.find("]", start)) >= 0:
+        count += 1
+    return count

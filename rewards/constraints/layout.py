@@ -88,8 +88,8 @@ class Title(HardConstraint):
 
     def is_met(self, answer: str, reading: Reading = "hardened") -> bool:
         """Any that is not blank."""
-        found = re.findall(r"<<[^\n]+>>", answer)
-        return any(title.lstrip("<").rstrip(">").strip() for title in found)
+        found = (re.search(r"<<.+>>", line) for line in answer.split("\n") if ">>" in line)
+        return any(title[0].lstrip("<").rstrip(">").strip() for title in found if title)
 
 
 class JsonFormat(HardConstraint):

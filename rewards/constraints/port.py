@@ -47,9 +47,30 @@ def compare(count: int, relation: Relation, bound: int) -> bool:
     return count < bound if relation == "less than" else count >= bound
 
 
+MAX_OPTIONAL = 8
+_REPEATS = re.compile(r"\\.|(\)?)((?:[*+?]|\{\d*,?\d*\})+)", re.DOTALL)
+
+
 def pattern(text: str, reading: Reading) -> str:
-    """A keyword as it is searched for: an expression as published, plain text when hardened."""
-    return text if reading == "reference" else re.escape(text)
+    """A keyword as it is searched for: an expression as published, plain text when hardened.
+
+    Raises ``ValueError`` for an expression that repeats a group, or more than one thing: it can
+    take for ever on some text, and nothing in the process can end it.
+
+    >>> pattern("c++", "reference"), pattern("c++", "hardened")
+    ('c++', 'c\\\\+\\\\+')
+    """
+    if reading == "hardened":
+        return re.escape(text)
+    found = [one for one in _REPEATS.finditer(text) if one[2]]
+    repeats = [one for one in found if one[2].strip("?")]
+    if (
+        len(repeats) > 1
+        or any(one[1] for one in repeats)
+        or len(found) - len(repeats) > MAX_OPTIONAL
+    ):
+        raise ValueError(f"{text!r} repeats a group, or more than one thing: it can take for ever")
+    return text
 
 
 def _not_blank(text: str) -> str:

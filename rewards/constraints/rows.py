@@ -91,6 +91,7 @@ def _stated(entry: Any, known: Known) -> Stated:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its parameters"
-        raise ValueError(f"{name}: {where}: {first['msg']}") from None
+        told = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{name}: {where}: {told}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{name}: {error}") from None

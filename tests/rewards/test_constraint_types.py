@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rewards.constraints.language import detected_language
+from rewards.constraints.reward import check
 from rewards.constraints.rows import stated
 from rewards.constraints.vocabulary import HARD
 
@@ -297,3 +298,33 @@ def test_wrong_parameters_are_named_and_never_drawn_at_random(
         stated([{"id": name, "kwargs": kwargs}])
     assert name in str(caught.value)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("expression", ["(a+)+$", "(a|a)*", "a*a*b", ".*.*=.*", "a?" * 20])
+def test_an_expression_that_can_take_for_ever_is_masked(expression: str) -> None:
+    (row,) = stated([{"id": "keywords:existence", "kwargs": {"keywords": [expression]}}])
+    assert check([row], "a" * 40 + "!", "reference") == (None,)
+    assert check([row], f"{expression} as it stands", "hardened") == (True,)
+
+
+@pytest.mark.parametrize(
+    ("text", "bullets", "placeholders", "has_title"),
+    [
+        ("\n" * 50_000 + "* so", 1, 0, False),
+        ("[" * 50_000 + "]\n[a][]", 0, 3, False),
+        ("<" * 50_000, 0, 0, False),
+        ("<<>>>\n<< >>\n<<a>> >>", 0, 0, True),
+        ("*\n\n* b\n - c\n** d", 3, 0, False),
+    ],
+)
+def test_monotonous_answers_are_counted_in_one_pass(
+    text: str, bullets: int, placeholders: int, has_title: bool
+) -> None:
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("detectable_format:number_bullet_lists", {"num_bullets": bullets}),
+        ("detectable_content:number_placeholders", {"num_placeholders": placeholders}),
+        ("detectable_content:number_placeholders", {"num_placeholders": placeholders + 1}),
+        ("detectable_format:title", {}),
+    ]
+    rows = stated([{"id": name, "kwargs": kwargs} for name, kwargs in kinds])
+    assert check(rows, text, "hardened") == (True, True, False, has_title)
