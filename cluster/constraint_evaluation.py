@@ -108,8 +108,8 @@ def evaluate_constraints(options: ConstraintEvaluation) -> int:
     """Answer, score, write ``responses.jsonl``, ``report.json`` and ``difficulty.json`` into
     ``options.out``, print the tables. Raises ``ConfigError`` and ``DataError``."""
     files = _read(options)
-    options.out.mkdir(parents=True, exist_ok=True)
     answers = _answers(options, files.prompts())
+    _require_folder(options.out)
     rows = _with_answers(files, answers)
     write_whole(options.out / "responses.jsonl", rows)
     scored = _score(options, files, answers)
@@ -147,6 +147,13 @@ def _read(options: ConstraintEvaluation) -> _Files:
     return files
 
 
+def _require_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be made ({error.strerror})") from None
+
+
 def _named(path: Path, place: str, row: dict[str, Any]) -> dict[str, Any]:
     """The row with a key that no other file has."""
     key = row.get("key", row.get("id", place.rpartition(":")[2]))
@@ -159,6 +166,7 @@ def _answers(options: ConstraintEvaluation, prompts: Sequence[str]) -> Answers:
     if options.responses is not None:
         return _from_file(options.responses, "prompt", "response")
     assert options.model is not None
+    _require_folder(options.out)
     return _from_model(options.model, prompts, options.out / "answers.jsonl", options.deadline_s)
 
 

@@ -69,9 +69,9 @@ def _lines(path: Path) -> Iterator[tuple[str, Row]]:
                     place = f"{path}:{number}"
                     yield place, _parse(place, line, cut=not line.endswith(b"\n"))
     except FileNotFoundError:
-        raise DataError(f"{path}: cannot be read (no such file); check `data`") from None
+        raise DataError(f"{path}: cannot be read (no such file); check the path") from None
     except PathError as error:
-        raise DataError(f"{path}: cannot be read ({error}); check `data`") from None
+        raise DataError(f"{path}: cannot be read ({error}); check the path") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read after line {number} ({error})") from None
     if not has_rows:

@@ -136,7 +136,7 @@ def test_a_model_path_that_cannot_be_looked_at_is_named(
 
 
 def test_a_data_path_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be read \(.*null byte\); check `data`"):
+    with pytest.raises(DataError, match=r"cannot be read \(.*null byte\); check the path"):
         check_data(build(tmp_path, data__train=["a\0b"]))
 
 

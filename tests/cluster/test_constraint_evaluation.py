@@ -167,3 +167,17 @@ def test_answers_come_from_one_place(tmp_path: Path) -> None:
     data = write(tmp_path / "ifeval.jsonl", IFEVAL)
     code, said = run(data, "--out", tmp_path / "out")
     assert (code, "give --responses FILE or --model FOLDER" in said) == (2, True)
+
+
+def test_a_folder_that_cannot_be_made_and_faulty_answers_leave_nothing(tmp_path: Path) -> None:
+    data = write(tmp_path / "ifeval.jsonl", IFEVAL)
+    given = answers(tmp_path / "responses.jsonl", "so")
+    code, said = run(data, "--responses", given, "--out", data)
+    assert code == 2
+    assert "--out" in said
+    assert "cannot be made" in said
+    faulty = write(tmp_path / "faulty.jsonl", [{"prompt": "a", "response": None}])
+    code, said = run(data, "--responses", faulty, "--out", tmp_path / "out")
+    assert code == 2
+    assert "faulty.jsonl:1" in said
+    assert not (tmp_path / "out").exists()
