@@ -217,7 +217,8 @@ def _slope(cddi: Array, shares: Array) -> float:
     known = np.isfinite(shares)
     centered = cddi[known] - cddi[known].mean() if known.any() else cddi[known]
     across = float(centered @ centered)
-    return float(centered @ shares[known]) / across if across else float("nan")
+    told = shares[known] - shares[known].mean() if known.any() else shares[known]
+    return float(centered @ told) / across if across else float("nan")
 
 
 def _permuted(tally: Tally, rng: np.random.Generator, resamples: int) -> Array:
