@@ -42,6 +42,10 @@ class ModelSource(Section):
             raise ValueError("give either `endpoint` with `model`, or `completer`")
         if self.endpoint is not None and self.model is None:
             raise ValueError("`endpoint` needs `model`, the name the server knows it by")
+        if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"`endpoint` must begin with http:// or https://: {self.endpoint!r}")
+        if self.api_key is not None and not self.api_key.startswith("env:"):
+            raise ValueError("`api_key` must be of the form `env:NAME`: no key stands in a config")
         return self
 
     @property

@@ -102,14 +102,18 @@ async def _composed(config: SoftConfig, seeds: list[Seed]) -> Composition:
 
 def _tell(out: Path, report: Mapping[str, Any]) -> None:
     pairs, rate = report["pairs"], report["agreement"]
-    agreed = "no comparison" if rate is None else f"the judge agreed with itself {100 * rate:.0f} %"
+    agreed = "the judge decided nothing"
+    if rate is not None:
+        agreed = f"the judge agreed with itself {100 * rate:.0f} % of the time"
     typer.echo(
         f"{out}{os.sep}: {pairs} pairs, {report['sft_rows']} demonstrations from "
-        f"{report['composed']} of {report['seeds']} seeds; {agreed} of the time, steps "
-        + ", ".join(f"{count} {name}" for name, count in report["steps"].items())
+        f"{report['composed']} of {report['seeds']} seeds; {agreed}, steps: "
+        + (", ".join(f"{count} {name}" for name, count in report["steps"].items()) or "none")
     )
     for reason, count in report["failed"].items():
         typer.echo(f"  {count} seeds failed: {reason}")
+    for reason, count in report["judge_faults"].items():
+        typer.echo(f"  {count} comparisons without a choice: {reason}")
     for name, count in report["constraints_refused"].items():
         typer.echo(f"  {count} replies of the rewriter held no {name}")
 

@@ -28,7 +28,7 @@ from curricula.constraint_sets import draw_constraint, draw_types
 from curricula.soft_rewriter import UnusableReplyError, load_rewriter_template
 from curricula.winner_chain import Step, winner_chain
 from rewards.completers import Backend
-from rewards.constraints.vocabulary import HARD, SOFT
+from rewards.constraints.vocabulary import SOFT
 from rewards.judging import UnjudgedError
 from rewards.pairwise_judge import LABELS, Comparison, Outcome, compare, load_pairwise_template
 from safeladder.records import Message
@@ -84,13 +84,12 @@ class Composer:
 
     async def _compose(self, seed: Seed, refused: Counter[str]) -> Composed | str:
         rng = random.Random(f"{self._config.seed}/{seed.id}")
-        types = tuple(SOFT) if self._config.soft_only else (*HARD, *SOFT)
         drawn = [
             (
                 name,
                 rng.choice(SOFT[name]) if name in SOFT else draw_constraint(name, seed.text, rng),
             )
-            for name in draw_types(self._config.num_constraints, rng, types)
+            for name in draw_types(self._config.num_constraints, rng, self._config.types)
         ]
         written = await asyncio.gather(*(self._worded(seed, *one, refused) for one in drawn))
         constraints = tuple(one for one in written if one is not None)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
 
 from cluster.model_source import JudgeSource, ModelSource
+from curricula.constraint_sets import draw_types
+from rewards.constraints.vocabulary import HARD, SOFT
 from safeladder.config_section import Flag, NonNegativeInt, PositiveInt, Section
 
 
@@ -39,3 +45,16 @@ class SoftConfig(Section):
     """A prompt of your own; null is ``rewards/pairwise/default.yaml``."""
     system_prompt: str | None = None
     """Of the writer, and of the rows that come out."""
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Ids that constraints are drawn from."""
+        return tuple(SOFT) if self.soft_only else (*HARD, *SOFT)
+
+    @model_validator(mode="after")
+    def _so_many_can_stand_together(self) -> Self:
+        try:
+            draw_types(self.num_constraints, random.Random(0), self.types)
+        except ValueError as error:
+            raise ValueError(f"num_constraints: {error}; lower it") from None
+        return self

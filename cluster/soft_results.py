@@ -10,6 +10,9 @@ from curricula.composition import Worded
 from curricula.winner_chain import WinnerChain
 from rewards.pairwise_judge import Comparison, Outcome
 
+MAX_FAULTS = 5
+"""Of the reasons why the judge chose nothing, so many stand in the report."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
@@ -48,6 +51,7 @@ class Composition:
         places = Counter(c.prefers_first_place for c in comparisons if c.detail == "")
         said = sum(outcomes.values()) - outcomes[Outcome.INVALID]
         agreed = said - outcomes[Outcome.DISAGREE]
+        faults = Counter(c.detail for c in comparisons if c.outcome is Outcome.INVALID)
         pairs = [pair for one in self.composed for pair in one.chain.pairs]
         return {
             "seeds": len(self.composed) + len(self.failed),
@@ -62,6 +66,7 @@ class Composition:
             "always_first": places[True] / said if said else None,
             "always_second": places[False] / said if said else None,
             "invalid": outcomes[Outcome.INVALID],
+            "judge_faults": dict(faults.most_common(MAX_FAULTS)),
             "new_wins": steps["new"] / len(pairs) if pairs else None,
         }
 

@@ -140,3 +140,14 @@ def test_a_key_that_does_not_exist_gets_the_nearest_one(tmp_path: Path) -> None:
     assert (
         "writer.timeout is not a key of the config; did you mean writer.timeout_s?" in result.stderr
     )
+
+
+def test_what_cannot_be_composed_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    said = compose(tmp_path, num_constraints=40)
+    assert said.exit_code == 2
+    assert "num_constraints" in said.output
+    said = compose(tmp_path, writer={"endpoint": "ftp://x", "model": "m"})
+    assert said.exit_code == 2
+    assert "writer" in said.output
+    assert "ftp://x" in said.output
+    assert not (tmp_path / "out").exists()
