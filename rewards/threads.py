@@ -107,6 +107,7 @@ class Threads:
                 self._stuck.pop(call, None)
             if call.is_wanted:
                 _deliver(call, answer, fault)
+            del call, answer, fault  # a thread that waits keeps nothing alive
 
     def _next(self) -> Call | None:
         """The next call, or None if there was none for long: then this thread must end."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from safeladder.records import Prompt
 MODULE = "openrlhf.utils.agent"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class _Session:
     """One conversation: the agent, its own event loop, and what it has seen."""
 
@@ -75,7 +76,12 @@ class OpenRlhfAgents:
     def begin(self, prompt: Prompt, text: str) -> Reply:
         """``reset``, with the rendered prompt as the observation."""
         loop = asyncio.new_event_loop()
-        session = _Session(self._make(loop), loop, prompt.reference, text)
+        try:
+            session = _Session(self._make(loop), loop, prompt.reference, text)
+        except BaseException:
+            loop.close()
+            raise
+        weakref.finalize(session, loop.close)  # however the conversation ends, or fails to begin
         told = {"observation": text, "label": prompt.reference}
         observation = loop.run_until_complete(session.agent.reset(told))["observation"]
         if not observation.startswith(text):
@@ -107,8 +113,6 @@ class OpenRlhfAgents:
             "extra_logs": {k: _plain(v) for k, v in result.get("extra_logs", {}).items()},
         }
         is_over = bool(result["done"])
-        if is_over:
-            session.loop.close()
         feedback = result["environment_feedback"]
         session.observation += turn.text + feedback
         return Reply(text=feedback, role=None, state=session, is_over=is_over, facts=facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,39 @@ def test_what_cannot_be_done_fails_the_sample(
     for made in converse(engine, model_path, tmp_path, cls):
         assert isinstance(made, SampleFailure)
         assert said in made.detail
+
+
+class Endless(AgentInstance):
+    async def step(self, states: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {**await super().step(states), "done": False}
+
+
+class Hopeless(AgentInstance):
+    async def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("cls", [AgentInstance, Endless, Hopeless, Hotter, Rewritten])
+def test_the_event_loop_of_an_agent_ends_with_its_conversation(
+    engine: Laboratory,
+    model_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cls: type,
+) -> None:
+    import asyncio
+
+    loops, new = [], asyncio.new_event_loop
+
+    def counted() -> asyncio.AbstractEventLoop:
+        loops.append(new())
+        return loops[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", counted)
+    converse(engine, model_path, tmp_path, cls)
+    gc.collect()
+    assert loops
+    assert all(loop.is_closed() for loop in loops)
 
 
 def test_an_executor_of_its_own_is_refused(tmp_path: Path) -> None:
