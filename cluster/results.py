@@ -25,6 +25,7 @@ from evals.ifeval import item_of, mean_floor, outcomes_by_prompt
 from evals.standing import standing
 from safeladder.config import Config
 from safeladder.records import InvalidCause, Prompt, Verdict, VerdictStatus
+from safeladder.whole_file import replace_file
 
 STAGES = ("before", "after_sft", "after")
 
@@ -60,8 +61,8 @@ class Results:
         ]
         file = self._file(stage)
         file.parent.mkdir(exist_ok=True)
-        lines = (json.dumps(_row(answer), ensure_ascii=False) for answer in judged)
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows = (json.dumps(_row(answer), ensure_ascii=False) + "\n" for answer in judged)
+        replace_file(file, rows)  # half of a stage would be compared as if it were all of it
         self._outcomes[stage] = self._judge(judged)
 
     def describe(self, stage: str) -> str:

@@ -44,6 +44,7 @@ from safeladder.errors import (
     SafeladderError,
 )
 from safeladder.paths import PathError, is_file, kind_of, read_bytes
+from safeladder.whole_file import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -295,13 +296,7 @@ def disk_is_full(path: Path, error: OSError) -> EnvironmentUnfitError:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file atomically: written beside it, flushed to the disk, renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    replace_file(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
 
 
 def require_free_disk(directory: Path, num_bytes: int) -> None:

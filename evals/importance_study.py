@@ -34,6 +34,7 @@ from evals.order_trials import Trial
 from evals.trial_runner import Judge
 from safeladder.errors import ConfigError, EnvironmentUnfitError
 from safeladder.records import Message, Prompt, Tokens
+from safeladder.whole_file import replace_file
 
 MAX_NEW_TOKENS = 200
 """PBIF's limit of an answer."""
@@ -144,10 +145,8 @@ def _write(
     path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
     told = {"record": json.dumps(record), "settings": json.dumps(settings)}
-    part = path.with_suffix(".part")
     try:
-        part.write_bytes(save(dict(arrays), told))
-        part.replace(path)
+        replace_file(path, [save(dict(arrays), told)])
     except OSError as error:
         raise EnvironmentUnfitError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -11,7 +11,6 @@ in the engine that trains, and is not kept. Both answers of a pair share the pro
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from learners.checkpoints import write_durably
 from learners.deepspeed_engine import DeepspeedEngine
 from learners.disk import naming_the_disk
 from learners.packing import PackedRow, pack
@@ -32,6 +30,7 @@ from learners.supervised import SftRow
 from safeladder.config import PreferenceConfig
 from safeladder.errors import NotResumableError
 from safeladder.records import Tokens
+from safeladder.whole_file import replace_file
 
 Prices = npt.NDArray[np.float64]
 PRICED_TOGETHER = 64
@@ -179,11 +178,9 @@ def share(engine: DeepspeedEngine, prices: Prices | None, num_rows: int) -> Pric
 
 def write_prices(folder: Path, prices: Prices) -> None:
     """Keep them in the folder of the run: a resumed learner has other weights."""
-    partial = folder / f".{FILE}.{os.getpid()}"
     with naming_the_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(partial, save({"reference": prices}))
-        partial.replace(folder / FILE)
+        replace_file(folder / FILE, [save({"reference": prices})])
 
 
 def read_prices(folder: Path, num_rows: int) -> Prices:

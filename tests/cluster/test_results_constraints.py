@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,3 +71,20 @@ def test_a_row_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     given = answers("a b", "a b", "a b")
     results.add("before", [replace(given[0], prompt=odd), *given[1:]])
     assert "constraints_met 50.0 %" in results.describe("before")
+
+
+def test_a_stage_whose_answers_were_not_all_written_is_not_there(tmp_path: Path) -> None:
+    config, directory = make_config(), RunDirectory(tmp_path)
+    file = directory.evaluation / "before.jsonl"
+    given = answers("a b", "a b", "a b")
+    Results(config, directory, PROMPTS).add("before", given)
+    first_row = file.read_bytes().index(b"\n") + 1
+    file.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (first_row + 9, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            Results(config, directory, PROMPTS).add("before", given)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not Results(config, directory, PROMPTS).has("before")
