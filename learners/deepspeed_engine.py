@@ -255,14 +255,13 @@ class DeepspeedEngine:
 
     def _whole(self, weights: Iterable[Exported]) -> NamedTensors:
         for one in weights:
-            sharded = [part for part in one.parts if hasattr(part, "ds_id")]
-            gathered = (
-                self._deepspeed.zero.GatheredParameters(sharded)
-                if sharded
-                else contextlib.nullcontext()
-            )
             whole = None
-            with gathered:
+            with contextlib.ExitStack() as gathered:
+                # One by one: of several at once DeepSpeed waits for the last alone, which on gloo
+                # says nothing of the others.
+                for part in one.parts:
+                    if hasattr(part, "ds_id"):
+                        gathered.enter_context(self._deepspeed.zero.GatheredParameters([part]))
                 if self.rank == 0 and one.adapter is not None:
                     whole, error = one.adapter.merged(one.weight)
                     self.merge_error = max(self.merge_error, error)

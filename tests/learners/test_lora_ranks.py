@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,40 @@ def test_training_adapters_does_not_depend_on_ranks_or_zero_stage(
         weights = load_file(result["saved"] / "model.safetensors")
         for name, weight in load_file(plain["saved"] / "model.safetensors").items():
             np.testing.assert_allclose(weights[name], weight, atol=2e-3, err_msg=name)
+
+
+class Late:
+    """A collective operation that comes no sooner than it is waited for."""
+
+    def __init__(self, operation: Callable[[], Any]) -> None:
+        self._operation = operation
+
+    def wait(self) -> None:
+        self._operation()
+
+
+async def gather_late(learner: Any, arguments: dict[str, Any]) -> list[str]:
+    """Names of merged weights that differ from those of the base, though B is zero, where only
+    what is waited for arrives."""
+    import deepspeed
+
+    at_once = deepspeed.comm.all_gather_into_tensor
+
+    def late(*tensors: Any, async_op: bool, **others: Any) -> Any:
+        operation = partial(at_once, *tensors, async_op=False, **others)
+        return Late(operation) if async_op else operation()
+
+    deepspeed.comm.all_gather_into_tensor = late  # of this process, which ends with the job
+    weights = await learner._on_thread(lambda: dict(learner._engine.weights(only_trained=True)))
+    base = load_file(arguments["model"] / "model.safetensors")
+    merged = {name: weight.numpy() for name, weight in weights.items() if weight is not None}
+    return [name for name in merged if not np.array_equal(merged[name], base[name])]
+
+
+def test_a_weight_is_merged_when_all_its_parts_have_come(model: Path, tmp_path: Path) -> None:
+    """Gloo's operations end in any order: the last one says nothing of the others."""
+    config = make_config(model, tmp_path, ranks=2, zero_stage=3, lora=LORA)
+    assert run_jobs(2, [Job(config, gather_late, {"model": model})]) == [[]]
 
 
 def test_what_is_published_and_saved_is_the_merged_model_beside_the_adapters(
