@@ -177,7 +177,8 @@ def _import(module_name: str, key: str, path: str) -> ModuleType:
             raise ConfigError(
                 f"{key}: {path!r} needs the package {missing!r}, which is not installed"
             ) from error
-        hint = _nearest(module_name, _known_modules())
+        is_verifier = key.startswith("principles.")
+        hint = _nearest(module_name, _known_modules()) if is_verifier else "; is it installed?"
         raise ConfigError(f"{key}: no module {module_name!r}{hint}") from None
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{key}: importing {module_name!r} fails with {_said(error)}") from error

@@ -271,7 +271,7 @@ def merged(base: Mapping[str, Any], overlay: Mapping[str, Any], path: tuple[str,
 
 def _sentence(detail: ErrorDetails, schema: Tree) -> str:
     """One problem of pydantic's as: dotted key, what is wrong, the value, the way out."""
-    where = tuple(part for part in detail["loc"] if not str(part).startswith("["))
+    where = tuple(part for part in detail["loc"] if "[" not in str(part))  # members of a union
     value = detail["input"]
     dotted = ".".join(map(str, where))
     if detail["type"] == "extra_forbidden":

@@ -74,3 +74,13 @@ class CurriculumConfig(Section):
         if self.window[0] >= self.window[1]:
             raise ValueError("window is [low, high] with low below high")
         return self
+
+    @model_validator(mode="after")
+    def _stages_are_read(self) -> Self:
+        is_set = self.stage_steps is not None or self.advance_at is not None
+        if is_set and self.schedule != "staged":
+            raise ValueError(
+                f"stage_steps and advance_at do nothing with schedule: {self.schedule}; they are "
+                "for staged"
+            )
+        return self

@@ -207,6 +207,7 @@ def test_a_column_that_no_row_has_is_refused(key: str, settings: CurriculumConfi
         ({"bucket_by": "n", "boundaries": [2.0, 2.0]}, "must rise"),
         ({"bucket_by": "difficulty", "boundaries": [2.0]}, "between 0 and 1"),
         ({"boundaries": [2.0]}, "boundaries need `bucket_by`"),
+        ({"schedule": "mixed", "stage_steps": 5}, "do nothing with schedule: mixed"),
         ({"bucket_by": "n"}, "bucket_by needs `boundaries`"),
         ({"window": [0.8, 0.2]}, "low below high"),
     ],

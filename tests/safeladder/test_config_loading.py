@@ -149,6 +149,11 @@ def test_every_problem_gets_its_own_line_with_the_value(tmp_path: Path) -> None:
     assert any(line.startswith("learner.ranks:") and line.endswith("not 'two'") for line in lines)
 
 
+def test_a_key_that_takes_one_of_two_kinds_is_named_as_it_is_written(tmp_path: Path) -> None:
+    told = refusal(tmp_path, overrides=("learner.lora={target: q_proj}",)).splitlines()
+    assert [line.split(":")[0] for line in told] == ["learner.lora.target"] * 2
+
+
 def test_rules_between_parts_are_told_in_their_own_words(tmp_path: Path) -> None:
     assert refusal(tmp_path, "routes: {normal: {helpful: 1}}").startswith(
         "routes.normal names the principle 'helpful', which is not in `principles` (safety)"
