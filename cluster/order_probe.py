@@ -132,7 +132,9 @@ async def _probe(
         if difficulty is None:
             first = difficulty_trials(first_rows, options.seed)
             await _answer(engine, first, options, journal, clock, "difficulty")
-            difficulty = count_difficulty(outcomes_of(first, journal))
+            counted = outcomes_of(first, journal)
+            _require_verdict(counted, journal)
+            difficulty = count_difficulty(counted)
         trials = plan_trials(
             rows,
             difficulty,
@@ -143,15 +145,7 @@ async def _probe(
         )
         await _answer(engine, trials, options, journal, clock, "levels")
     outcomes = outcomes_of(trials, journal)
-    failures = Counter(
-        answered.failure
-        for answered in (journal.answered[trial.id] for trial in trials)
-        if answered.failure is not None
-    )
-    if not any(verdict is not None for outcome in outcomes for verdict in outcome.passed):
-        raise EnvironmentUnfitError(
-            f"no trial has a verdict ({_in_words(failures)}): there is nothing to report"
-        )
+    _require_verdict(outcomes, journal)
     return {
         "kind": "order probe",
         "settings": options.settings() | {"num_prompts": options.num_prompts},
@@ -167,7 +161,7 @@ async def _probe(
             shape: measure_round([o for o in outcomes if o.trial.round == shape], options.seed)
             for shape in options.rounds
         },
-        "failures": dict(failures),
+        "failures": dict(_failures(outcomes, journal)),
         "samples": _samples(trials, journal),
         "generation": {
             "seconds": round(clock.seconds, 1),
@@ -252,6 +246,20 @@ def _samples(trials: Sequence[Trial], journal: TrialJournal) -> list[dict[str, A
                 }
             )
     return found
+
+
+def _failures(outcomes: Sequence[Outcome], journal: TrialJournal) -> Counter[str]:
+    found = (journal.answered[outcome.trial.id].failure for outcome in outcomes)
+    return Counter(failure for failure in found if failure is not None)
+
+
+def _require_verdict(outcomes: Sequence[Outcome], journal: TrialJournal) -> None:
+    if not any(verdict is not None for outcome in outcomes for verdict in outcome.passed):
+        failures = _failures(outcomes, journal)
+        raise EnvironmentUnfitError(
+            f"no trial has a verdict ({_in_words(failures)}): there is nothing to report; "
+            "see --max-prompt-tokens and --deadline-s"
+        )
 
 
 def _in_words(failures: Counter[Any]) -> str:

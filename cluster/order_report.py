@@ -17,6 +17,8 @@ from safeladder.whole_file import write_whole
 Figures = Mapping[str, Any]
 LEVEL_COLUMNS = ("CDDI", "CLA", "95 %", "ILA", "95 %", "answers", "invalid")
 
+ROUNDING = 1e-9
+"""What a regression over equal outcomes leaves of 0."""
 MIN_CLUSTERS = 8
 """Seed instructions below which no sentence says that something rises or falls."""
 
@@ -76,7 +78,7 @@ def _verdict(interval: Sequence[float] | None, clusters: int, p: float | None = 
     if interval is None or clusters < MIN_CLUSTERS:
         return "too few seeds to tell"
     low, high = interval
-    if low <= 0 <= high or (p is not None and p > 0.05):
+    if (low <= ROUNDING and high >= -ROUNDING) or (p is not None and p > 0.05):
         return "not told apart from none"
     return "rises" if low > 0 else "falls"
 

@@ -73,7 +73,14 @@ class ProbeModel:
 
         require_folder(self.path)
         turns = (Message("user", "QUESTION"), Message("assistant", "ANSWER"))
-        renderer = PromptRenderer.from_config(self.model)
+        try:
+            renderer = PromptRenderer.from_config(self.model)
+        except (OSError, ValueError) as error:
+            told = str(error).partition("\n")[0].rstrip(": ")
+            raise EnvironmentUnfitError(
+                f"model {self.path}: its tokenizer cannot be read ({told}); give the folder of a "
+                "model in Hugging Face layout"
+            ) from error
         text = renderer.decode(renderer.render_messages((*turns, turns[0])))
         before, between, *_ = text.split("QUESTION")
         usual = between.partition("ANSWER")[2].strip()

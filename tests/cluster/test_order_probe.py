@@ -112,6 +112,9 @@ def test_prompts_that_are_too_long_give_no_number(model_path: Path, tmp_path: Pa
     assert code == 3
     assert 'no trial has a verdict ({"prompt_too_long": 24})' in text.replace("\n", " ")
     assert not (out / "report.json").exists()
+    code, text = probe(model_path, prompts, tmp_path / "other", *options[2:])
+    assert code == 3
+    assert 'no trial has a verdict ({"prompt_too_long"' in text.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,8 @@ def test_a_sentence_claims_no_more_than_interval_and_chance_allow() -> None:
     assert said(found | {"clusters": 7})[0].endswith("too few seeds to tell")
     by_chance = found["slope"] | {"p": 0.4}
     assert said(found | {"slope": by_chance})[0].endswith("not told apart from none")
+    rounding = found["slope"] | {"ci95": [-2e-17, -1e-17]}
+    assert said(found | {"slope": rounding})[0].endswith("not told apart from none")
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
@@ -151,6 +156,10 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     code, text = probe(tmp_path / "nowhere", prompts, tmp_path / "out")
     assert code == 3
     assert "there is no such folder" in text
+    (tmp_path / "empty").mkdir()
+    code, text = probe(tmp_path / "empty", prompts, tmp_path / "out")
+    assert code == 3
+    assert "its tokenizer cannot be read" in text.replace("\n", " ")
 
 
 def test_an_interrupted_probe_ends_with_the_figures_of_one_that_was_not(
