@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -55,18 +57,19 @@ class LadderDirectory:
 
     @classmethod
     def create(cls, ladder: Ladder) -> LadderDirectory:
-        """Make the folder; of drivers that start at once only one succeeds. Raises
-        ``RunExistsError``, ``EnvironmentUnfitError``."""
+        """Make the folder, whole or not at all: one that is there can be resumed. Of drivers that
+        start at once only one succeeds. Raises ``RunExistsError``, ``EnvironmentUnfitError``."""
         found = cls(ladder.directory)
+        partial = cls(found.path.with_name(f".{found.path.name}.{os.getpid()}"))
         try:
-            found.path.parent.mkdir(parents=True, exist_ok=True)
-            found.path.mkdir()
-            found.rungs.mkdir()
-            found.file.write_text(to_yaml(ladder.tree), encoding="utf-8")
-            Lineage(ladder.name).write(found.lineage)  # last: from now on it can be resumed
-        except FileExistsError:
-            raise _exists(found.path) from None
+            partial.rungs.mkdir(parents=True, exist_ok=True)
+            partial.file.write_text(to_yaml(ladder.tree), encoding="utf-8")
+            Lineage(ladder.name).write(partial.lineage)
+            partial.path.rename(found.path)
         except OSError as error:
+            shutil.rmtree(partial.path, ignore_errors=True)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                raise _exists(found.path) from None
             raise EnvironmentUnfitError(
                 f"{found.path}: the ladder's folder cannot be written: {error.strerror}; set "
                 "run.root to another place"

@@ -13,12 +13,11 @@ from pathlib import Path
 from string import Template
 from typing import Literal, Self
 
-import yaml
-from pydantic import PositiveInt, ValidationError, model_validator
+from pydantic import PositiveInt, model_validator
 
+from rewards.templates import read_template
 from rewards.untrusted import disarmed
 from safeladder.config_section import Section
-from safeladder.errors import ConfigError
 from safeladder.records import Message
 
 DEFAULT = Path(__file__).with_name("soft_rewriter.yaml")
@@ -80,15 +79,7 @@ class RewriterTemplate(Section):
 
 def load_rewriter_template(path: Path | None = None) -> RewriterTemplate:
     """The template of a file; None is ours. Raises ``ConfigError`` naming file and fault."""
-    path = path or DEFAULT
-    try:
-        return RewriterTemplate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"rewriter template {path}: {at}: {first['msg']}") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"rewriter template {path} cannot be read: {error}") from None
+    return read_template(path or DEFAULT, RewriterTemplate, "rewriter template")
 
 
 def _from_json(reply: str) -> str:

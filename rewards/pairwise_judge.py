@@ -16,13 +16,12 @@ from pathlib import Path
 from string import Template
 from typing import Self
 
-import yaml
-from pydantic import PositiveInt, ValidationError, model_validator
+from pydantic import PositiveInt, model_validator
 
 from rewards.judging import UnjudgedError
+from rewards.templates import read_template
 from rewards.untrusted import disarmed
 from safeladder.config_section import Section
-from safeladder.errors import ConfigError
 from safeladder.records import Message
 
 DEFAULT = Path(__file__).with_name("pairwise") / "default.yaml"
@@ -109,15 +108,7 @@ class PairwiseTemplate(Section):
 
 def load_pairwise_template(path: Path | None = None) -> PairwiseTemplate:
     """The template of a file; None is ours. Raises ``ConfigError`` naming file and fault."""
-    path = path or DEFAULT
-    try:
-        return PairwiseTemplate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"pairwise template {path}: {at}: {first['msg']}") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"pairwise template {path} cannot be read: {error}") from None
+    return read_template(path or DEFAULT, PairwiseTemplate, "pairwise template")
 
 
 def parse_choice(reply: str) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from string import Template
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
@@ -16,11 +16,14 @@ from rewards.labels import parse_label, parse_leading, parse_majority, parse_num
 from rewards.language import is_chinese
 from safeladder.config import Section, Share
 from safeladder.errors import ConfigError
+from safeladder.paths import is_file
 from safeladder.records import ScoreRequest
 
 _FOLDER = Path(__file__).with_name("judges")
 _FIELDS = frozenset({"question", "answer", "chain", "reference", "fence", "labels"})
 _TO_JUDGE = frozenset({"answer", "chain"})
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class JudgePrompt(Section):
@@ -124,19 +127,24 @@ def load_template(name: str) -> JudgeTemplate:
     Raises ``ConfigError`` naming the file and the fault.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
-    try:
-        return JudgeTemplate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not is_file(path):
         raise ConfigError(
             f"judge template {name!r} not found; choose from {', '.join(template_names())} or give "
             "a .yaml file"
-        ) from None
+        )
+    return read_template(path, JudgeTemplate, "judge template")
+
+
+def read_template(path: Path, section: type[AnySection], kind: str) -> AnySection:
+    """A template file as such a section. Raises ``ConfigError`` naming ``kind``, file and fault."""
+    try:
+        return section.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"judge template {path}: {at}: {first['msg']}") from None
+        raise ConfigError(f"{kind} {path}: {at}: {first['msg']}") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"judge template {path} cannot be read: {error}") from None
+        raise ConfigError(f"{kind} {path} cannot be read: {error}") from None
 
 
 def template_names() -> list[str]:

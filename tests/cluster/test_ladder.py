@@ -296,6 +296,21 @@ def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
         LadderDirectory.create(directory.ladder())
 
 
+def test_a_driver_that_dies_while_it_makes_the_folder_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(path: Path, value: Any) -> None:
+        raise Killed
+
+    (tmp_path / "killed").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(lineage, "write_json", dies)
+        with pytest.raises(Killed):
+            make_ladder(tmp_path / "killed")
+    (tmp_path / "killed" / "base").rename(tmp_path / "other")
+    assert climb_with(make_ladder(tmp_path / "killed"), Runs()) == 0
+
+
 def test_a_finished_run_without_a_checkpoint_is_no_rung(tmp_path: Path) -> None:
     directory, runs = make_ladder(tmp_path), Runs()
     nothing: Callable[[RunDirectory], Path | None] = lambda run: None  # noqa: E731
