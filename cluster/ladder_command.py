@@ -89,7 +89,7 @@ def ladder_command(path: Path, *, as_json: bool) -> int:
 def _rungs(directory: LadderDirectory, lineage: Lineage) -> Table:
     table = Table("rung", "stage", "steps", "ended", "probes", "starts from", title="Rungs")
     for record in lineage.rungs:
-        ended = "running" if record.end is None else str(record.exit.get("reason", ""))
+        ended = "not ended" if record.end is None else str(record.exit.get("reason", ""))
         probes = ", ".join(f"{name} {value:.3f}" for name, value in record.probes.items())
         start = record.start.path
         table.add_row(record.run, record.stage, str(record.steps), ended, probes, start)

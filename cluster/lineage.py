@@ -122,6 +122,11 @@ def require_unchanged(weights: Weights, ladder: Path) -> Path:
     path = weights.folder(ladder)
     if not weights.is_checkpoint:
         found = fingerprint(path)
+    elif not path.exists():
+        raise NotResumableError(
+            f"{path}, from which the next rung starts, is not there any more; restore it, or climb "
+            "anew under another run.name"
+        )
     else:
         verify(path)
         found = _manifest_sha256(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ def test_a_climber_that_dies_twice_in_one_rung_goes_on_in_it(tmp_path: Path) -> 
     assert runs.steps == WHOLE
 
 
-@pytest.mark.parametrize("spoil", ["a byte", "the manifest"])
+@pytest.mark.parametrize("spoil", ["a byte", "the manifest", "all of it"])
 def test_no_rung_starts_from_a_checkpoint_that_is_not_what_the_lineage_says(
     tmp_path: Path, spoil: str
 ) -> None:
@@ -238,7 +239,9 @@ def test_no_rung_starts_from_a_checkpoint_that_is_not_what_the_lineage_says(
     with pytest.raises(Killed):
         climb(directory, Runner(train, runs.resume, runs.newest), lambda text: None)
     checkpoint = directory.path / "rungs/01-sft/checkpoints/step-2"
-    if spoil == "a byte":
+    if spoil == "all of it":
+        shutil.rmtree(checkpoint)
+    elif spoil == "a byte":
         (checkpoint / "model.safetensors").write_bytes(b"other")
     else:
         (checkpoint / "model.safetensors").write_bytes(b"other")
@@ -246,7 +249,10 @@ def test_no_rung_starts_from_a_checkpoint_that_is_not_what_the_lineage_says(
         digest = write_durably(checkpoint / "model.safetensors", b"other")
         manifest["files"]["model.safetensors"] = digest
         (checkpoint / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ChecksumError, match="step-2"):
+    kind, told = ChecksumError, "step-2"
+    if spoil == "all of it":
+        kind, told = NotResumableError, "step-2, .*, is not there any more; restore it"
+    with pytest.raises(kind, match=told):
         climb_with(directory, runs)
     assert "02-kg" not in runs.started_from
 
