@@ -112,6 +112,8 @@ def _tell(out: Path, report: Mapping[str, Any]) -> None:
     )
     for reason, count in report["failed"].items():
         typer.echo(f"  {count} seeds failed: {reason}")
+    if report["failed"]:
+        typer.echo("  the same command asks for what is missing, and for nothing else")
     for reason, count in report["judge_faults"].items():
         typer.echo(f"  {count} comparisons without a choice: {reason}")
     for name, count in report["constraints_refused"].items():

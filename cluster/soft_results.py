@@ -32,6 +32,12 @@ class Composed:
     comparisons: tuple[Comparison, ...]
     instructions: tuple[str, ...]
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the winner is a demonstration: the judge has decided at least once. Else it is an
+        answer to the bare seed, which nobody has held against a constraint."""
+        return bool(self.chain.pairs)
+
 
 @dataclass(slots=True)
 class Composition:
@@ -60,7 +66,7 @@ class Composition:
             "constraints_refused": dict(self.refused),
             "pairs": len(pairs),
             "pairs_by_constraints": dict(sorted(Counter(p.num_constraints for p in pairs).items())),
-            "sft_rows": sum(one.chain.winner is not None for one in self.composed),
+            "sft_rows": sum(one.is_shown for one in self.composed),
             "steps": dict(steps),
             "agreement": agreed / said if said else None,
             "always_first": places[True] / said if said else None,
@@ -84,7 +90,7 @@ def rows_of(result: Composition, system_prompt: str | None) -> dict[str, list[di
             row = {"id": f"{one.seed.id}/{pair.num_constraints}", "prompt": asked(pair.prompt)}
             row |= {"chosen": pair.chosen, "rejected": pair.rejected}
             pairs.append(row | _columns(one, pair.num_constraints))
-        if one.chain.winner is not None:
+        if one.is_shown:
             row = {"id": one.seed.id, "prompt": asked(one.instructions[-1])}
             row |= {"response": one.chain.winner}
             sft.append(row | _columns(one, len(one.constraints)))

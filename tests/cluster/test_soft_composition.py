@@ -83,10 +83,7 @@ def test_a_judge_that_always_says_a_makes_no_pair(tmp_path: Path, mode: str) -> 
     assert rows(tmp_path, "pairs") == []
     found = report(tmp_path)
     assert (found["agreement"], found["always_first"]) == (0.0, 1.0)
-    assert [row["response"] for row in rows(tmp_path, "sft")] == [
-        "An answer to: Tell a joke.",
-        "An answer to: Name a river.",
-    ]
+    assert rows(tmp_path, "sft") == [], "nobody has held these answers against a constraint"
 
 
 def test_a_judge_whose_reply_says_nothing_is_counted_as_invalid(tmp_path: Path) -> None:
