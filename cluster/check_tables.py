@@ -32,6 +32,8 @@ def show_plan(plan: list[RolePlan]) -> None:
     )
     for line in plan:
         where = " on the GPU" if line.num_gpus else ""
+        if line.num_gpus > 1:
+            where = f" on {line.num_gpus:g} GPUs"
         resources.add_row(
             line.role,
             str(line.actors),
