@@ -16,7 +16,7 @@ from .readings import metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(900)]
 
-STEPS = 12
+STEPS, EPOCH = 12, 4
 ROWS: dict[str, list[dict[str, Any]]] = {
     "sft": [{"prompt": f"Say {i}", "response": f"{i} it is"} for i in range(20)],
     "preference": [
@@ -24,7 +24,11 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for i in range(20)
     ],
     "value_model": [
-        {"prompt": f"Say {i}", "prefix": ("yes", "no")[i % 2], "returns": {"safety": 1 - i % 2}}
+        {
+            "prompt": f"Say {i}",
+            "prefix": ("yes", "no")[i % 2],
+            "returns": {"safety": 1 - i % 2} | ({"rule": i % 2} if i % 4 < 2 else {}),
+        }
         for i in range(20)
     ],
 }
@@ -35,11 +39,11 @@ SECTIONS: dict[str, Tree] = {
 }
 
 
-def write_stage(folder: Path, model: Path, stage: str, name: str, **sections: Any) -> Path:
-    """The config of a stage of 12 steps over 16 rows, 4 more being for validation."""
+def write_stage(folder: Path, model: Path, stage: str, name: str, epochs: int = 3) -> Path:
+    """The config of a stage of 4 steps an epoch over 16 rows, 4 more being for validation."""
     rows = folder / f"{stage}.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[stage]))
-    shared = {"data": [str(rows)], "epochs": 3, "lr": 1e-2, "batch_size": 4}
+    shared = {"data": [str(rows)], "epochs": epochs, "lr": 1e-2, "batch_size": 4}
     tree: Tree = {
         "stage": stage,
         "run": {"name": name, "root": str(folder / "runs"), "deterministic": True},
@@ -50,7 +54,6 @@ def write_stage(folder: Path, model: Path, stage: str, name: str, **sections: An
         "learner": {"micro_batch_tokens": 256},
         "checkpoint": {"every_steps": 3, "keep": 3},
         "monitor": {"wandb": "off"},
-        **sections,
     }
     path = folder / f"{name}.yaml"
     path.write_text(json.dumps(tree))
@@ -64,24 +67,48 @@ def files(run: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "sft",
-        pytest.param("preference", marks=pytest.mark.slow),
-        pytest.param("value_model", marks=pytest.mark.slow),
-    ],
-)
+def killed(config: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Train until the driver is killed: step 3 is saved, step 4 taken, step 6 not asked for. The
+    run's folder."""
+    with monkeypatch.context() as patch:
+        patch.setenv(VARIABLE, "step.told:4")
+        assert train(config).returncode != 0
+    run = config.parent / "runs" / config.stem
+    assert not (run / "summary.json").exists()
+    return run
+
+
+def taken(run: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Steps that the learner took, one after another, and what it says of each."""
+    rows = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    return [(row["step"], row["metrics"]) for row in rows if row["kind"] == "step"]
+
+
+def test_a_resumed_stage_takes_the_steps_after_its_checkpoint_again_to_the_bit(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = killed(write_stage(tmp_path, tiny_model, "sft", "killed", epochs=2), monkeypatch)
+    first = taken(run)
+
+    done = cluster("resume", str(run))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on from" in done.stdout
+    again = taken(run)[len(first) :]
+    assert [step for step, _ in again] == list(range(4, 2 * EPOCH + 1))
+    assert first[3:] == again[: len(first) - 3]
+    assert sorted(metrics(run)) == list(range(1, 2 * EPOCH + 1))
+    loss = json.loads((run / "summary.json").read_text())["validation"]["loss"]
+    assert loss["after"] < loss["before"], "before was measured by the driver that was killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ROWS)
 def test_a_stage_killed_and_resumed_is_the_stage_that_nobody_killed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     whole = finished(write_stage(tmp_path, tiny_model, stage, "whole"))
-    config = write_stage(tmp_path, tiny_model, stage, "killed")
-    with monkeypatch.context() as patch:
-        patch.setenv(VARIABLE, "step.told:5")
-        assert train(config).returncode != 0
-    run = tmp_path / "runs" / "killed"
-    assert not (run / "summary.json").exists()
+    run = killed(write_stage(tmp_path, tiny_model, stage, "killed"), monkeypatch)
 
     done = cluster("resume", str(run))
 
