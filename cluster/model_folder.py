@@ -16,6 +16,7 @@ from typing import Any
 
 from safeladder.errors import EnvironmentUnfitError
 from safeladder.paths import PathError, kind_of, read_bytes
+from vision.family import FAMILIES
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 LAYER = re.compile(r"\.layers\.(\d+)\.")
@@ -39,11 +40,13 @@ class ModelFolder:
     """Weights of linear layers of the decoder: layer, name such as ``q_proj``, outputs, inputs."""
     has_vision: bool = False
     """Whether its configuration has a vision part."""
+    num_frozen: int = 0
+    """Parameters of a vision tower: never trained, and on each rank of a learner whole."""
 
     def num_trainable(self, last_layers: int | None) -> int:
-        """Parameters of the last k decoder layers, or of the whole model for None."""
+        """Parameters of the last k decoder layers, or for None of all but a vision tower."""
         if last_layers is None or not self.parameters_by_layer:
-            return self.num_parameters
+            return self.num_parameters - self.num_frozen
         return sum(self.parameters_by_layer[-last_layers:])
 
     def num_adapted(
@@ -80,9 +83,12 @@ def _read_folder(path: Path) -> ModelFolder:
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         raise _unfit(path, f"holds no tokenizer ({', '.join(TOKENIZER_FILES)}); save it beside it")
     total, layers, matrices = 0, dict[int, int](), list[tuple[int, str, int, int]]()
+    kind, frozen = _text(config.get("model_type")), 0
     for shard in _shards(path):
         for name, shape in _shapes(shard).items():
             total += math.prod(shape)
+            if not set(name.split(".")).isdisjoint(FAMILIES.get(kind or "", ())):
+                frozen += math.prod(shape)
             if match := LAYER.search(name):
                 layer = int(match[1])
                 layers[layer] = layers.get(layer, 0) + math.prod(shape)
@@ -91,9 +97,9 @@ def _read_folder(path: Path) -> ModelFolder:
     if total == 0:
         raise _unfit(path, "the weight files hold no tensor; copy the model again")
     by_layer = tuple(layers[i] for i in sorted(layers))
-    kind, positions = _text(config.get("model_type")), _positions(config)
+    positions = _positions(config)
     has_vision = isinstance(config.get("vision_config"), dict)
-    return ModelFolder(path, total, by_layer, kind, positions, tuple(matrices), has_vision)
+    return ModelFolder(path, total, by_layer, kind, positions, tuple(matrices), has_vision, frozen)
 
 
 def _text(value: Any) -> str | None:

@@ -108,14 +108,16 @@ def trained_parameters(config: Config, model: ModelFolder) -> int:
 
 
 def _learner_bytes(config: Config, model: ModelFolder) -> float:
-    """Of one rank. ZeRO 1 splits optimizer state over the ranks, 2 the gradients too, 3 all."""
+    """Of one rank. ZeRO 1 splits optimizer state over the ranks, 2 the gradients too, 3 all but a
+    vision tower."""
     learner = config.learner
     trained = trained_parameters(config, model)
     width = 4 if config.model.dtype == "float32" else 2
     masters = 0 if width == 4 else 4 * trained
-    parts = (width * model.num_parameters, width * trained, masters + 8 * trained)
+    shared = model.num_parameters - model.num_frozen
+    parts = (width * shared, width * trained, masters + 8 * trained)
     split_from = (3, 2, 1)
-    return sum(
+    return width * model.num_frozen + sum(
         part / (learner.ranks if learner.zero_stage >= stage else 1)
         for part, stage in zip(parts, split_from, strict=True)
     )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from learners.lora import Exported, exported
 from learners.packing import PackedRow
-from learners.policy_model import PackedPolicy, named_weights
+from learners.policy_model import PackedPolicy
 from learners.safetensors_stream import Slot
 from safeladder.errors import DivergedError
 
@@ -109,14 +109,14 @@ class DeepspeedEngine:
         self._deepspeed = deepspeed
         self.rank, self.world_size = rank, world_size
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else "cpu"
-        self._model = policy.model
+        self._policy = policy
         self._settings = settings
         self.merge_error = 0.0
         """How far rounding moved an element at most when adapters were merged last."""
         self._has_adapters = any(
-            one.adapter for one in exported(named_weights(policy.model), policy.model)
+            one.adapter for one in exported(policy.named_weights(), policy.model)
         )
-        self._trained = {n: p for n, p in named_weights(policy.model) if p.requires_grad}
+        self._trained = {n: p for n, p in policy.named_weights() if p.requires_grad}
         head = policy.value_head
         self._head = {f"value_head.{n}": p for n, p in head.named_parameters()} if head else {}
         self._updated = self._trained | self._head
@@ -133,11 +133,9 @@ class DeepspeedEngine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self._policy = policy
-        with contextlib.nullcontext() if policy.vision is None else policy.vision.apart():
-            self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=policy, optimizer=self._adam, config=self._deepspeed_config()
-            )
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=policy, optimizer=self._adam, config=self._deepspeed_config()
+        )
         if policy.vision is not None:
             policy.vision.to(self.device)
         self._is_plain = self._optimizer is self._adam
@@ -270,7 +268,7 @@ class DeepspeedEngine:
             yield one.name, whole
 
     def _weights(self, only_trained: bool) -> Iterable[Exported]:
-        weights = exported(named_weights(self._model), self._model)
+        weights = exported(self._policy.named_weights(), self._policy.model)
         return (w for w in weights if not only_trained or w.weight.requires_grad or w.adapter)
 
     def optimizer_slots(self) -> dict[str, Slot]:

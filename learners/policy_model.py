@@ -54,6 +54,13 @@ class PackedPolicy(nn.Module):
         self.value_head = value_head
         self.vision = vision
 
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of a checkpoint but the value head, also those of the vision tower, which
+        is no part of ``model``. See ``named_weights`` of this module."""
+        yield from named_weights(self.model)
+        if self.vision is not None:
+            yield from ((f"model.{name}", w) for name, w in named_weights(self.vision.tower))
+
     def inputs(self, row: PackedRow, device: torch.device | str) -> dict[str, Any]:
         """The arguments of ``forward`` for a row, on the device."""
 
@@ -88,10 +95,13 @@ class PackedPolicy(nn.Module):
         log-probs and values (one tensor, since ZeRO's hooks look at tensors), or [N, K]
         values alone. The embeddings of the tokens at ``places`` [I] are ``features`` [I, H]."""
         shown = {"input_ids": tokens[None]}
-        if places is not None and features is not None:
+        if self.vision is not None:
+            # Also without images: ZeRO-3 wants each rank's modules in one order.
             embeds = self.model.get_input_embeddings()(tokens[None])
-            where = (torch.zeros_like(places), places)
-            shown = {"inputs_embeds": embeds.index_put(where, features.to(embeds.dtype))}
+            if places is not None and features is not None:
+                where = (torch.zeros_like(places), places)
+                embeds = embeds.index_put(where, features.to(embeds.dtype))
+            shown = {"inputs_embeds": embeds}
         hidden = self.model.get_decoder()(
             **shown,
             position_ids=positions[None] if positions.ndim == 1 else positions[:, None],
@@ -221,7 +231,7 @@ def _freeze(model: PreTrainedModel, train_last_layers: int | None) -> None:
     decoder.norm.requires_grad_(True)
 
 
-def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a checkpoint once, under its Hugging Face name: parameters (a tied head
     counts as the embedding), then persistent buffers."""
     yield from model.named_parameters()

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from safeladder.config import Config
 from safeladder.errors import ConfigError
-from vision.family import sees
 
 
 def require_trainable(config: Config) -> None:
     """Raise ``ConfigError``, which names the keys, unless a learner can train with ``config``."""
-    if config.learner.zero_stage == 3 and sees(config.model.path):
-        raise ConfigError(
-            "learner.zero_stage 3 does not shard a model with a vision tower as yet; use 2, or "
-            "fewer trained layers (learner.train_last_layers)"
-        )
     learner, context = config.learner, config.rollout.max_model_tokens
     if config.stage == "rl" and context > learner.micro_batch_tokens:
         raise ConfigError(

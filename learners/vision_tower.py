@@ -1,15 +1,15 @@
 """What a packed row shows: positions on the family's axes, and features in the place of images.
 
 Owns the frozen vision tower, which is asked without a gradient and once for each image, whoever of
-its siblings is trained where. It stays out of ZeRO's shards: each rank holds it whole, so that rows
-without images need no collective operation to keep pace with rows that have some.
+its siblings is trained where. It is no part of what ZeRO shards: each rank holds it whole, so
+that rows without images need no collective operation to keep pace with rows that have some.
 """
 
 from __future__ import annotations
 
-import contextlib
+import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,17 @@ MAX_FEATURE_BYTES = 256 * 2**20
 
 
 class FrozenVision:
-    """The tower of one policy. ``model`` is a Hugging Face model with its output layer."""
+    """The tower of one policy, taken out of ``model``, a Hugging Face model with its output
+    layer."""
 
     def __init__(self, family: VisionFamily, model: Any) -> None:
         self._family = family
-        self._model = model
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        for module in self._modules().values():
-            module.requires_grad_(False)
+        inner = model.model
+        self.tower: nn.Module = copy.copy(inner)
+        """``model.model`` with nothing in it but what sees, under the names that it had."""
+        self.tower._modules = {name: inner._modules.pop(name) for name in family.frozen}
+        self.tower.requires_grad_(False).eval()
 
     def positions(self, row: PackedRow) -> Positions:
         """[axes, L] position ids, or [L] for a single axis: those of each prompt with its images,
@@ -78,28 +81,12 @@ class FrozenVision:
 
     def to(self, device: torch.device | str) -> None:
         """Move the tower, which nobody else moves."""
-        for module in self._modules().values():
-            module.to(device).eval()
-
-    @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        """The model without its tower, as long as it is being sharded."""
-        modules = self._modules()
-        for name in modules:
-            delattr(self._model.model, name)
-        try:
-            yield
-        finally:
-            for name, module in modules.items():
-                setattr(self._model.model, name, module)
-
-    def _modules(self) -> dict[str, nn.Module]:
-        return {name: getattr(self._model.model, name) for name in self._family.frozen}
+        self.tower.to(device)
 
     def _see(self, images: list[PromptImage]) -> dict[str, Tensor]:
         if not images:
             return {}
-        seen = features(self._family, self._model, images)
+        seen = features(self._family, SimpleNamespace(model=self.tower), images)
         parts = torch.split(seen, [image.num_tokens for image in images])
         return {image.identity: part for image, part in zip(images, parts, strict=True)}
 

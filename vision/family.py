@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Positions = npt.NDArray[np.int32]
-FAMILIES = ("internvl", "qwen2_5_vl")
-"""``model_type`` of each."""
+FAMILIES = {"internvl": ("vision_tower", "multi_modal_projector"), "qwen2_5_vl": ("visual",)}
+"""``model_type`` of each, and its ``VisionFamily.frozen``."""
 
 
 class VisionFamily(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from safeladder.errors import ConfigError
 from safeladder.images import Pixels, PromptImage
 from safeladder.records import Tokens
-from vision.family import Positions
+from vision.family import FAMILIES, Positions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +23,7 @@ class InternVL:
     """``vision.family.VisionFamily``. An image is cut into at most ``max_patches`` tiles, with a
     thumbnail behind them if there is more than one."""
 
-    frozen = ("vision_tower", "multi_modal_projector")
+    frozen = FAMILIES["internvl"]
 
     def __init__(self, path: Path) -> None:
         from transformers import AutoConfig, AutoTokenizer

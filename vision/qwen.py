@@ -11,7 +11,7 @@ import numpy as np
 from safeladder.errors import ConfigError
 from safeladder.images import Pixels, PromptImage
 from safeladder.records import Tokens
-from vision.family import Positions
+from vision.family import FAMILIES, Positions
 from vision.reading import BadImageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Qwen25VL:
     """``vision.family.VisionFamily``. The image processor is the one on PIL, everywhere: what an
     engine is shown and what the learner is shown must not differ by a resampling filter."""
 
-    frozen = ("visual",)
+    frozen = FAMILIES["qwen2_5_vl"]
 
     def __init__(self, path: Path, min_pixels: int | None, max_pixels: int | None) -> None:
         from transformers import AutoConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from cluster.model_folder import read_model_folder
+from cluster.resource_plan import resource_plan
 from safeladder.errors import ConfigError
+from tests.cluster.checked_setup import build
 from tests.tiny_model import save_tiny_model
 from tests.tiny_vision_model import noise, save_tiny_vision_model
 from tests.vision.conftest import shown
@@ -88,6 +92,22 @@ def test_limits_of_the_config_take_the_place_of_the_processors(tmp_path: Path) -
     assert small is not None
     (image,) = look(small, [noise(1, (300, 300))])
     assert small.num_tokens(image.pixels) == 4
+
+
+def test_a_plan_counts_a_tower_as_frozen_and_as_whole_on_each_rank(
+    model_path: Path, family: VisionFamily, model: Any, tmp_path: Path
+) -> None:
+    tower = sum(p.numel() for name in family.frozen
+                for p in getattr(model.model, name).parameters())  # fmt: skip
+    folder = read_model_folder(model_path)
+    assert folder.num_frozen == tower
+    assert folder.num_trainable(None) == folder.num_parameters - tower
+    text = replace(folder, num_parameters=folder.num_parameters - tower, num_frozen=0)
+    config = build(tmp_path, learner__zero_stage=3, learner__ranks=2)
+    assert config.model.dtype == "float32"
+    plans = ({line.role: line for line in resource_plan(config, one)} for one in (folder, text))
+    whole, rest = (plan["learner"].num_bytes for plan in plans)
+    assert whole - rest == 4 * tower
 
 
 def test_a_text_model_sees_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from learners import vision_tower
 from learners.batch_images import image_metrics
 from learners.batches import build_samples, read_batch, write_batch
 from learners.packing import PackedRow, pack
-from learners.policy_model import PackedPolicy, load_policy, named_weights
+from learners.policy_model import PackedPolicy, load_policy
 from safeladder.images import PromptImage
 from safeladder.records import (
     Completion,
@@ -148,20 +148,20 @@ def test_the_tower_sees_each_image_once_and_is_not_trained(
         for row in pack(samples, ranks=1, budget=130)[0]:
             price(policy, row).sum().backward()
     assert sorted(seen) == sorted({i.identity for s in samples for i in s.images})
-    assert policy.vision is not None
-    for name, weight in named_weights(policy.model):
+    for name, weight in policy.named_weights():
         is_tower = any(f".{module}." in f".{name}" for module in family.frozen)
         assert weight.requires_grad != is_tower, name
         assert (weight.grad is None) == is_tower, name
 
 
-def test_a_tower_that_stands_apart_comes_back_unchanged(policy: PackedPolicy) -> None:
-    assert policy.vision is not None
-    before = [name for name, _ in named_weights(policy.model)]
-    with policy.vision.apart():
-        inside = [name for name, _ in policy.named_parameters()]
-    assert not any("visual" in name or "vision_tower" in name for name in inside)
-    assert sorted(name for name, _ in named_weights(policy.model)) == sorted(before)
+def test_the_tower_is_a_weight_of_the_policy_and_none_of_the_module_that_is_sharded(
+    policy: PackedPolicy, family: VisionFamily, model: Any
+) -> None:
+    inside = {name for name, _ in policy.named_parameters()}
+    assert not any(f".{module}." in name for name in inside for module in family.frozen)
+    own, plain = dict(policy.named_weights()), dict(model.named_parameters())
+    assert own.keys() == plain.keys()
+    assert all(torch.equal(own[name], plain[name]) for name in plain)
 
 
 def group_with_images(family: VisionFamily) -> tuple[RolloutGroup, TrainGroup]:
