@@ -14,7 +14,7 @@ from .conftest import DETERMINISTIC, Tree, finished, write_config
 from .readings import assert_same_batch, metrics
 from .test_resume import kill_when, newest_checkpoint, resume
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 4
 TALK: Tree = {

@@ -64,7 +64,8 @@ def test_a_search_run_trains_under_its_constraint_and_is_replayed(
         "rollout": {
             **MASKS,
             "environment": {
-                "kind": "search", "options": {"corpus": str(CORPUS)}, "max_turn_tokens": 12,
+                "kind": "search", "options": {"corpus": str(CORPUS), "read_tokens": 150},
+                    "max_turn_tokens": 12,
                 "reply_tokens": 200, "max_turns": 3,
             },
         },

@@ -15,7 +15,7 @@ from tests.runs.conftest import DETERMINISTIC, cluster, finished
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.parametrize("profile", ["ppo", "cale"])
+@pytest.mark.parametrize("profile", ["ppo", pytest.param("cale", marks=pytest.mark.slow)])
 def test_a_run_of_a_profile_trains_and_replays(
     tiny_config: Callable[..., Path], profile: str
 ) -> None:
