@@ -8,6 +8,15 @@ from typing import Annotated, Literal
 import typer
 
 from cluster.command_line import Debug, app, finish, set_up_logging
+from cluster.engine_options import (
+    CpuKvCacheGib,
+    Dtype,
+    Engine,
+    MaxNumSeqs,
+    MaxPromptTokens,
+    TensorParallelSize,
+    Threads,
+)
 
 
 @app.command("evaluate-constraints")
@@ -34,13 +43,13 @@ def evaluate_constraints(
     limit: Annotated[int | None, typer.Option(min=1, help="Rows or groups of each file.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each answer and reply.")] = 512,
     deadline_s: Annotated[float, typer.Option(min=0, help="For one answer.")] = 600.0,
-    engine: Annotated[Literal["vllm", "transformers"], typer.Option()] = "vllm",
-    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option()] = "bfloat16",
-    max_prompt_tokens: Annotated[int, typer.Option(min=1)] = 2048,
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="Decoded together.")] = 64,
-    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs of the engine.")] = 1,
-    cpu_kv_cache_gib: Annotated[float, typer.Option(min=0)] = 1.0,
-    threads: Annotated[int, typer.Option(min=1, help="Of computation.")] = 1,
+    engine: Engine = "vllm",
+    dtype: Dtype = "bfloat16",
+    max_prompt_tokens: MaxPromptTokens = 2048,
+    max_num_seqs: MaxNumSeqs = 64,
+    tensor_parallel_size: TensorParallelSize = 1,
+    cpu_kv_cache_gib: CpuKvCacheGib = 1.0,
+    threads: Threads = 1,
     debug: Debug = False,
 ) -> None:
     """Score how many constraints answers follow: strict and loose, HSR, SSR and CSL."""

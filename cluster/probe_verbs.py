@@ -8,6 +8,15 @@ from typing import Annotated, Literal
 import typer
 
 from cluster.command_line import Debug, app, finish, set_up_logging
+from cluster.engine_options import (
+    CpuKvCacheGib,
+    Dtype,
+    Engine,
+    MaxNumSeqs,
+    MaxPromptTokens,
+    TensorParallelSize,
+    Threads,
+)
 from safeladder.errors import ConfigError
 
 probe = typer.Typer(
@@ -26,7 +35,6 @@ Difficulty = Annotated[
     Path | None, typer.Option(help="difficulty.json of a probe or a run; else a first pass.")
 ]
 Template = Annotated[Path | None, typer.Option(help="Jinja, instead of the tokenizer's own.")]
-Threads = Annotated[int, typer.Option(min=1, help="Of computation.")]
 Readings = Annotated[Literal["reference", "hardened"], typer.Option(help="How the rules are read.")]
 
 
@@ -45,13 +53,13 @@ def order(
     reading: Readings = "reference",
     seed: Seed = 0,
     deadline_s: Annotated[float, typer.Option(min=0, help="For one trial.")] = 600.0,
-    engine: Annotated[Literal["vllm", "transformers"], typer.Option()] = "vllm",
-    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option()] = "bfloat16",
+    engine: Engine = "vllm",
+    dtype: Dtype = "bfloat16",
     chat_template: Template = None,
-    max_prompt_tokens: Annotated[int, typer.Option(min=1)] = 2048,
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="Decoded together.")] = 64,
-    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs of the engine.")] = 1,
-    cpu_kv_cache_gib: Annotated[float, typer.Option(min=0)] = 1.0,
+    max_prompt_tokens: MaxPromptTokens = 2048,
+    max_num_seqs: MaxNumSeqs = 64,
+    tensor_parallel_size: TensorParallelSize = 1,
+    cpu_kv_cache_gib: CpuKvCacheGib = 1.0,
     threads: Threads = 1,
     debug: Debug = False,
 ) -> None:

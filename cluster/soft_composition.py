@@ -165,10 +165,9 @@ class Composer:
         how: Mapping[str, Any],
         ask: Callable[[], Awaitable[str]],
     ) -> str:
-        source = getattr(self._config, role) or self._config.writer
         request = {
             "role": role,
-            "source": source.identity,
+            "source": self._config.models[role].identity,
             "messages": [list(message) for message in messages],
             **how,
         }
@@ -179,11 +178,7 @@ async def started_backends(config: SoftConfig, stack: AsyncExitStack) -> dict[st
     """The models by role, each source started once; ``stack`` closes them."""
     made: dict[str, Backend] = {}
     found: dict[str, Backend] = {}
-    for role, source in (
-        ("writer", config.writer),
-        ("rewriter", config.rewriter or config.writer),
-        ("judge", config.judge),
-    ):
+    for role, source in config.models.items():
         key = json.dumps(source.identity, sort_keys=True, default=str)
         if key not in made:
             backend = source.backend(role)

@@ -58,3 +58,9 @@ class SoftConfig(Section):
         except ValueError as error:
             raise ValueError(f"num_constraints: {error}; lower it") from None
         return self
+
+    @property
+    def models(self) -> dict[str, ModelSource]:
+        """Role → the model that plays it."""
+        rewriter = self.rewriter or self.writer
+        return {"writer": self.writer, "rewriter": rewriter, "judge": self.judge}
