@@ -21,6 +21,8 @@ from demo.convert_smollm2 import convert
 from safeladder.config_loading import load_config
 
 CONFIG = Path("configs/benchmarks/digit_sums.yaml")
+PROMPTS = Path("build/digit_sums/train.jsonl")
+"""Where the config looks for them."""
 LAST_STEPS = 5
 """Steps whose mean reward is the final reward."""
 
@@ -59,9 +61,8 @@ def curves(
 ) -> dict[str, list[Curve]]:
     """Way → one curve for each seed. Seeds are gone through first, so that ways stay comparable
     when a study ends early."""
-    config = load_config([CONFIG])
-    convert(config.model.path)
-    write_prompts(config.data.train[0].path)
+    convert(load_config([CONFIG]).model.path)
+    write_prompts(PROMPTS)
     found: dict[str, list[Curve]] = {way: [] for way in ways}
     for seed in seeds:
         for way, words in ways.items():

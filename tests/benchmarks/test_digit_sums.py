@@ -11,7 +11,14 @@ from statistics import mean
 import pytest
 
 from benchmarks import objectives, staleness
-from benchmarks.digit_sums import CONFIG, Curve, final_reward, mean_curve, write_prompts
+from benchmarks.digit_sums import (
+    CONFIG,
+    PROMPTS,
+    Curve,
+    final_reward,
+    mean_curve,
+    write_prompts,
+)
 from safeladder.config_loading import load_config
 
 
@@ -51,6 +58,7 @@ def test_a_curve_is_the_mean_of_its_seeds() -> None:
 def test_every_way_is_a_config_of_the_same_work(ways: dict[str, list[str]]) -> None:
     common = objectives.COMMON if ways is objectives.WAYS else []
     configs = [load_config([CONFIG], [*words, *common]) for words in ways.values()]
+    assert all(config.data.train == (PROMPTS,) for config in configs)
     assert {(c.run.steps, c.schedule.groups_per_step, c.rollout.group_size) for c in configs} == {
         (30, 8, 8)
     }
