@@ -30,6 +30,7 @@ from evals.held_out import Change, Outcomes, compare
 from evals.standing import LOWER_IS_BETTER, standing
 from safeladder.ladder_config import load_ladder
 from safeladder.records import Prompt
+from safeladder.whole_file import replace_file
 
 CONFIG = Path("configs/ladders/smollm2.yaml")
 SEARCH = Path("build/search")
@@ -68,14 +69,15 @@ def rung_models(directory: LadderDirectory) -> dict[str, Path]:
 def answered(
     model: Path, sets: Mapping[str, Sequence[Prompt]], template: str | None, cache: Path | None
 ) -> Outcomes:
-    """Outcomes of a model; its answers are kept in ``cache``, and not asked for twice."""
+    """Outcomes of a model; each set's answers are kept in ``cache``, and not asked for twice."""
     kept = json.loads(cache.read_text()) if cache is not None and cache.exists() else {}
     for name, prompts in sets.items():
-        if len(kept.get(name, ())) != len(prompts):
-            kept[name] = answers_of(model, prompts, template, MAX_NEW_TOKENS)
-    if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps(kept, ensure_ascii=False))
+        if len(kept.get(name, ())) == len(prompts):
+            continue
+        kept[name] = answers_of(model, prompts, template, MAX_NEW_TOKENS)
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(cache, [json.dumps(kept, ensure_ascii=False)])
     return outcomes_of(sets, kept)
 
 
