@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from cluster.image_checks import check_images
+from cluster.image_checks import check_images, has_mark
 from curricula.demonstrations import load_demonstrations
 from curricula.prompts import load_prompts, placed_prompts
 from curricula.sampler import Sampler
@@ -68,6 +68,6 @@ def _prompts(config: Config, sources: Sequence[Path | SourceConfig]) -> list[Pro
     """All prompts, with every image looked at."""
     how = config.routes, config.model.system_prompt
     prompts = load_prompts(sources, *how)
-    if any(prompt.images for prompt in prompts):
+    if any(prompt.images or has_mark(prompt) for prompt in prompts):
         check_images(config, chain.from_iterable(placed_prompts(s, *how) for s in sources))
     return prompts

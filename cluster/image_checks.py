@@ -27,6 +27,7 @@ def check_images(config: Config, placed: Iterable[tuple[str, Prompt]]) -> None:
     tokens: dict[str, int | None] = {}
     for place, prompt in placed:
         if not prompt.images:
+            _check_no_mark(config, prompt, place)
             continue
         _check_marks(prompt, place)
         if family is None:
@@ -38,9 +39,13 @@ def check_images(config: Config, placed: Iterable[tuple[str, Prompt]]) -> None:
         _check_room(config, place, [tokens[path] or 0 for path in prompt.images])
 
 
+def has_mark(prompt: Prompt) -> bool:
+    """Whether its text says where an image stands."""
+    return any(IMAGE_MARK in message.content for message in prompt.messages)
+
+
 def _seeing(config: Config, place: str) -> VisionFamily:
-    family = family_of(config.model.path, config.model.image_min_pixels,
-                       config.model.image_max_pixels)  # fmt: skip
+    family = _family(config)
     if family is None:
         raise DataError(
             f"{place}: column images: the model {config.model.path} reads text only (it is none of "
@@ -48,6 +53,11 @@ def _seeing(config: Config, place: str) -> VisionFamily:
             "them"
         )
     return family
+
+
+def _family(config: Config) -> VisionFamily | None:
+    model = config.model
+    return family_of(model.path, model.image_min_pixels, model.image_max_pixels)
 
 
 def _check_template(config: Config, prompt: Prompt, place: str) -> None:
@@ -80,6 +90,15 @@ def _tokens_of(path: str, family: VisionFamily, place: str, *, fully: bool) -> i
         raise DataError(
             f"{place}: column images: {named}; correct the path, or remove the row"
         ) from None
+
+
+def _check_no_mark(config: Config, prompt: Prompt, place: str) -> None:
+    """To a model that reads text only it is text like any other."""
+    if has_mark(prompt) and _family(config):
+        raise DataError(
+            f"{place}: the text has {IMAGE_MARK}, and the row no images; add the column images, or "
+            "write it differently"
+        )
 
 
 def _check_marks(prompt: Prompt, place: str) -> None:

@@ -34,6 +34,9 @@ from safeladder.records import GroupKey, Message, Prompt
 
 REFERENCE_COLUMNS = ("reference", "ground_truth", "answer", "chosen")
 """The first of these that a row has is its reference; the others stay in ``meta``."""
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Who may speak. Chat templates write any other name down as it is, and the model has never seen
+it."""
 
 
 class PromptOrder:
@@ -246,6 +249,8 @@ def _message(place: str, turn: Any) -> Message:
         if isinstance(content, list) and all(isinstance(part, dict) for part in content):
             content = "".join(_text_of(place, part) for part in content)
         if isinstance(role, str) and isinstance(content, str):
+            if role not in ROLES:
+                raise DataError(f"{place}: role {role!r} is none of {', '.join(ROLES)}")
             return Message(role, content)
     raise DataError(f'{place}: a message is {{"role": "user", "content": "…"}}')
 

@@ -94,6 +94,10 @@ def test_marks_in_the_text_must_fit_the_images(check: Check) -> None:
     check({"prompt": "<image> and <image>", "images": ["good.png"] * 2})
     with pytest.raises(DataError, match="the text has 1 times <image>, for 2 images"):
         check({"prompt": "<image>", "images": ["good.png"] * 2})
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:1: the text has <image>, and the row no images"
+    ):
+        check({"prompt": "What is on <image>?"})
 
 
 def test_parts_of_a_message_say_where_an_image_stands(check: Check) -> None:

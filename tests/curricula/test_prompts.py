@@ -132,6 +132,10 @@ def test_an_id_is_stable_and_depends_on_the_content_alone(tmp_path: Path) -> Non
         ),
         (({"prompt": "  ", "route": "safety"},), "column prompt: the last message is empty"),
         (({"prompt": [{"role": "user"}], "route": "safety"},), "column prompt[0]: a message is"),
+        (
+            ({"prompt": [{"role": "human", "content": "a"}], "route": "safety"},),
+            "column prompt[0]: role 'human' is none of system, developer, user",
+        ),
         (({"prompt": "a", "route": "safety", "meta": 3},), "column meta: must be an object, not 3"),
         (({"prompt": "a", "route": "safety", "images": "x"},), "column images: must be a list"),
         (
