@@ -69,9 +69,18 @@ def check_layers(config: Config, model: ModelFolder) -> None:
 
 
 def check_adapters(config: Config, model: ModelFolder) -> None:
-    """Refuse a LoRA target that matches no layer of the decoder. Raises ``ConfigError``."""
+    """Refuse a LoRA target that matches no layer of the decoder, and a rank above that of every
+    layer. Raises ``ConfigError``."""
     lora, there = config.learner.lora, {name for _, name, _, _ in model.matrices}
-    if lora is None or lora.target == "all-linear" or not there:
+    if lora is None or not there:
+        return
+    largest = max(min(outputs, inputs) for _, _, outputs, inputs in model.matrices)
+    if lora.rank > largest:
+        raise ConfigError(
+            f"learner.lora.rank {lora.rank}: no layer of the model has a rank above {largest}; "
+            "8 to 64 are usual, and learner.lora: null trains the weights themselves"
+        )
+    if lora.target == "all-linear":
         return
     for target in lora.target:
         if target not in there:

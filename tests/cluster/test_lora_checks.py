@@ -43,3 +43,9 @@ def test_a_target_that_matches_no_layer_is_named_before_anything_is_loaded(
         adapted(tmp_path, model, target=["q_prj"])
     with pytest.raises(ConfigError, match="'lm_head' is no linear layer of the model's decoder"):
         adapted(tmp_path, model, target=["lm_head"])
+
+
+def test_a_rank_above_that_of_every_layer_is_refused(tmp_path: Path, model: Path) -> None:
+    adapted(tmp_path, model, rank=64)
+    with pytest.raises(ConfigError, match=r"learner\.lora\.rank 65: .* a rank above 64"):
+        adapted(tmp_path, model, rank=65)
