@@ -246,7 +246,7 @@ class Telemetry:
             rows.append(
                 {
                     "sample_id": sample_id,
-                    "version": int(completion.token_versions.min(initial=0)),
+                    "version": min(completion.token_versions.tolist(), default=None),
                     "prompt": payload.prompt.messages[-1].content,
                     "response": completion.text,
                     "reward": group.rewards[0],

@@ -101,6 +101,7 @@ def test_disagreement_is_the_mean_over_all_verdicts_since_the_last_step(
     assert "disagreement/safety" not in second, "one judge alone does not disagree"
     (sample,) = next(arguments["rows"] for method, arguments in link.sent if method == "samples")
     assert sample["disagreement"] == {"safety": 0.1}
+    assert sample["version"] == 1, "of the oldest token"
     rows = [
         row for method, arguments in link.sent if method == "verdicts" for row in arguments["rows"]
     ]
