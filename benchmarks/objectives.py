@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.digit_sums import LAST_STEPS, Curve, asked_of, curves, final_reward, mean_curve
-from cluster.line_plot import line_plot
+from cluster.line_plot import line_plot, standalone
 
 MAX_FALL = 0.05
 COMMON = ["learner.epochs=3", "learner.lr=5.0e-5"]
@@ -69,8 +69,12 @@ def compared(found: Mapping[str, Sequence[Curve]]) -> dict[str, dict[str, float]
 
 
 def markdown(table: Mapping[str, Mapping[str, float]]) -> str:
-    """The table for ``docs/results.md``."""
+    """The table."""
     lines = [
+        "# Objectives side by side",
+        "",
+        "`python -m benchmarks.objectives`: one-digit sums, three passes over each batch.",
+        "",
         "| objective | first step | end | best | fall | largest KL to behavior | largest ratio |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -91,11 +95,14 @@ def main(arguments: Sequence[str]) -> int:
     print(markdown(table), flush=True)
     if asked.write is not None:
         asked.write.mkdir(parents=True, exist_ok=True)
+        text = markdown(table)
         for metric, title in PLOTS.items():
             lines = {way: mean_curve(seeds, metric) for way, seeds in found.items()}
             name = f"objectives-{metric.partition('/')[2].replace('_', '-')}.svg"
-            (asked.write / name).write_text(line_plot(title, lines, "step"), encoding="utf-8")
-        (asked.write / "objectives.md").write_text(markdown(table), encoding="utf-8")
+            plot = standalone(line_plot(title, lines, "step"))
+            (asked.write / name).write_text(plot, encoding="utf-8")
+            text += f"\n![{title}]({name})\n"
+        (asked.write / "objectives.md").write_text(text, encoding="utf-8")
     fall = table["cpgd"]["fall"]
     result: dict[str, Any] = {
         "name": "objectives",

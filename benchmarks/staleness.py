@@ -19,7 +19,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.digit_sums import Curve, asked_of, curves, final_reward, mean_curve
-from cluster.line_plot import line_plot
+from cluster.line_plot import line_plot, standalone
 
 MAX_DIFFERENCE, MAX_INTERVAL = 0.05, 0.10
 SYNCHRONOUS = "synchronous"
@@ -67,8 +67,12 @@ def missed(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def markdown(table: Mapping[str, Mapping[str, Any]], misses: Sequence[str]) -> str:
-    """The table for ``docs/results.md``."""
+    """The table."""
     lines = [
+        "# Asynchronous against synchronous",
+        "",
+        "`python -m benchmarks.staleness`: one-digit sums, mean reward of the last five steps.",
+        "",
         "| way | staleness seen | final reward of each seed | to synchronous | 95 % interval |",
         "| --- | --- | --- | --- | --- |",
     ]
@@ -100,8 +104,10 @@ def main(arguments: Sequence[str]) -> int:
         asked.write.mkdir(parents=True, exist_ok=True)
         lines = {way: mean_curve(seeds, "reward/mean") for way, seeds in found.items()}
         plot = line_plot("Mean reward by bound of staleness", lines, "step")
-        (asked.write / "staleness.svg").write_text(plot, encoding="utf-8")
-        (asked.write / "staleness.md").write_text(text, encoding="utf-8")
+        (asked.write / "staleness.svg").write_text(standalone(plot), encoding="utf-8")
+        (asked.write / "staleness.md").write_text(
+            f"{text}\n![Curves](staleness.svg)\n", encoding="utf-8"
+        )
     result: dict[str, Any] = {
         "name": "staleness",
         "figure": round(max(abs(row["difference"]) for row in table.values()), 4),

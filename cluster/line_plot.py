@@ -16,6 +16,11 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 468, 28, 200
 """Edges of the drawing area, in user units."""
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, which most color-blind readers can tell apart."""
+_STYLE = (
+    "<style>svg{background:#fff}text{font:11px sans-serif;fill:#222}"
+    ".title{font-weight:600;font-size:13px}.grid{stroke:#8886;fill:none}"
+    ".line{fill:none;stroke-width:2;stroke-linecap:round;stroke-linejoin:round}</style>"
+)
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "10 4")
 
 
@@ -42,7 +47,9 @@ def line_plot(title: str, series: Mapping[str, Points], x_label: str) -> str:
         parts.append(_text(place(tick, y_ticks[0])[0], BOTTOM + 14, f"{tick:.4g}", "middle"))
     parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 28, x_label, "middle"))
     for index, (name, line) in enumerate(series.items()):
-        stroke = f'stroke="{COLORS[index % 6]}" stroke-dasharray="{DASHES[index % 6]}"'
+        stroke = (
+            f'stroke="{COLORS[index % 6]}" stroke-dasharray="{DASHES[(index + index // 6) % 6]}"'
+        )
         parts.append(f'<path class="line" {stroke} d="{_path(line, place)}"/>')
         parts += _legend(name, index, stroke) if len(series) > 1 else []
     height = BOTTOM + 36 + 16 * math.ceil(len(series) / 3 if len(series) > 1 else 0)
@@ -51,6 +58,12 @@ def line_plot(title: str, series: Mapping[str, Points], x_label: str) -> str:
         f"<title>{escape(title)}</title><desc>{escape(_describe(finite))}</desc>"
         f"{''.join(parts)}</svg>"
     )
+
+
+def standalone(svg: str) -> str:
+    """The plot as a file of its own, with what a page would give it: a white ground and strokes."""
+    head, gap, rest = svg.partition(">")
+    return f"{head}{gap}{_STYLE}{rest}"
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ladder import averaged, markdown, missed
+from benchmarks.ladder import averaged, markdown, missed, plot
 from benchmarks.ladder_sets import HARMBENCH, XSTEST, prompt_sets
 from evals.held_out import Outcomes, compare
 from safeladder.errors import DataError
@@ -63,6 +63,14 @@ def test_the_table_has_every_rung_absolute_and_relative() -> None:
     assert "| harmbench/safe_rate | 10.0 | 40.0 (+30.0, +300 %;" in text
     assert "| mean relative gain | | +99.3 % over 3 rows | +99.3 % over 3 rows |" in text
     assert "Missed: something." in text
+
+
+def test_the_plot_goes_from_the_base_up_the_rungs() -> None:
+    svg = plot({name: compare(BASE, found) for name, found in GOOD.items()})
+    assert "harmbench/safe: from 0.1 at 0 to 0.4 at 2" in svg
+    assert "own/tokens" not in svg
+    assert svg.startswith("<svg ")
+    assert svg.index("<style>") < svg.index("<path")
 
 
 def test_public_sets_are_read_in_their_own_formats(tmp_path: Path) -> None:
