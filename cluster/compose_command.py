@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, get_args
 import typer
 
 from curricula.composer import ComposeOptions, Orders, compose_rows
+from curricula.constraint_sets import draw_types
 from curricula.pbif import Round
 from curricula.rows import read_rows
 from curricula.type_difficulty import TypeDifficulty
@@ -79,9 +81,14 @@ def _checked(options: HardOptions) -> ComposeOptions:
         raise ConfigError(f"--type {unknown[0]}: is none of {', '.join(HARD)}")
     if not -1 <= options.cddi <= 1:
         raise ConfigError(f"--cddi {options.cddi:g}: is outside -1 to 1")
+    types = tuple(options.types) or tuple(HARD)
+    try:
+        draw_types(counts[-1], random.Random(0), types)
+    except ValueError as error:
+        raise ConfigError(f"--constraints {options.constraints}: {error}") from None
     return ComposeOptions(
         counts=counts,
-        types=tuple(options.types) or tuple(HARD),
+        types=types,
         orders=_one_of("--orders", options.orders, get_args(Orders)),
         cddi=options.cddi,
         shape=_one_of("--round", options.shape, get_args(Round)),

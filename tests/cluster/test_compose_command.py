@@ -53,6 +53,7 @@ def test_difficulty_of_the_policy_is_read_from_its_file(tmp_path: Path) -> None:
     [
         (["--constraints", "many"], "--constraints many: write a number or a range"),
         (["--constraints", "5-1"], "--constraints 5-1: write a number or a range"),
+        (["--constraints", "40"], "--constraints 40: no set of 40 constraints without a conflict"),
         (["--type", "no:such"], "--type no:such: is none of"),
         (["--orders", "odd"], "--orders odd: is none of none, fixed, uniform, paired"),
         (["--round", "double"], "--round double: is none of single, multi"),
