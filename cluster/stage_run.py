@@ -49,6 +49,12 @@ class StageRun(Execution):
         self._told_at = time.monotonic()
         self._losses: dict[str, float] = {}
         """First and last loss of this execution."""
+        preference = config.preference if config.stage == "preference" else None
+        self._goal = preference.until_accuracy if preference else None
+        """Accuracy of a pass after which no other follows."""
+        self._taken: dict[int, Mapping[str, float]] = {}
+        """Steps up to the last one, and what they measured: of all starts, as the learner wrote
+        them down."""
 
     def execute(self) -> int:
         """Everything; whatever ends it early, what was started is ended in reverse order."""
@@ -80,6 +86,7 @@ class StageRun(Execution):
         """Give the learner the rows, and let the base model answer the held-out prompts."""
         arguments = {"rows": self._rows.rows, "fence": self._fence}
         self._tell_again(up)
+        self._end_if_reached()
         before = self._measured(up, "begin_stage", arguments)
         up.monitor.flush()  # a later start reads from there what was measured before
         self._write_status("running")
@@ -93,13 +100,13 @@ class StageRun(Execution):
         """Steps before the checkpoint whose rows a driver took with it when it died: the learner
         has written them down too."""
         told = {row["train/step"] for row in read_history(self._directory.path).get("train", [])}
-        taken: dict[int, Mapping[str, float]] = {}
         for row in read_lines(self._directory.steps):  # fences rise: the last one counts
             match row:
                 case {"kind": "step", "step": int(step), "metrics": dict(metrics)}:
-                    taken[step] = metrics
-        for step in sorted(step for step in taken.keys() - told if step <= self._step):
-            named = {f"train/{name}": value for name, value in taken[step].items()}
+                    if step <= self._step:
+                        self._taken[step] = metrics
+        for step in sorted(self._taken.keys() - told):
+            named = {f"train/{name}": value for name, value in self._taken[step].items()}
             values = {"train/step": step, "rollout/version": step, **named}
             up.monitor.send("record", kind="train", values=values)
 
@@ -144,9 +151,13 @@ class StageRun(Execution):
         reached("loop.finished")
 
     def _order_steps(self, up: Started) -> None:
-        """Keep the learner in work, with a checkpoint after the steps that are to have one."""
+        """Keep the learner in work, with a checkpoint after the steps that are to have one. A pass
+        that may be the last one is waited for, and saved."""
         config = self._config
-        while self._asked < min(self._step + STEPS_AHEAD, self._total_steps):
+        last = self._total_steps
+        if self._goal is not None and self._step < last:
+            last = self._plan.end_of_pass(self._step + 1)
+        while self._asked < min(self._step + STEPS_AHEAD, last):
             self._asked += 1
             up.crew.learners.call(
                 "stage_step",
@@ -154,8 +165,22 @@ class StageRun(Execution):
                 context=("step", self._asked),
                 deadline_s=config.learner.step_deadline_s,
             )
-            if self._asked % config.checkpoint.every_steps == 0 or self._asked == self._total_steps:
+            if self._asked % config.checkpoint.every_steps == 0 or self._asked == last:
                 up.crew.queue_save(self._asked, self._directory.checkpoints)
+
+    def _end_if_reached(self) -> None:
+        """After a pass that was good enough, the stage is over."""
+        if self._goal is None or not self._step or self._step >= self._total_steps:
+            return
+        if self._plan.end_of_pass(self._step) != self._step:
+            return
+        epoch = self._plan.epoch(self._step)
+        steps = [m for step, m in self._taken.items() if self._plan.epoch(step) == epoch]
+        weight = sum(metrics["weight"] for metrics in steps)
+        accuracy = sum(metrics["weight"] * metrics["accuracy"] for metrics in steps) / weight
+        if accuracy >= self._goal:
+            self._total_steps = self._step
+            self._say(f"pass {epoch + 1}: accuracy {accuracy:.3f}, {self._goal:g} was asked for")
 
     def _tell(self, up: Started, report: StepReport) -> None:
         """A step was taken: told to others if the run is still ours."""
@@ -173,6 +198,8 @@ class StageRun(Execution):
         self._step = report.step
         self._losses = {"first": report.metrics["loss"], **self._losses}
         self._losses["last"] = report.metrics["loss"]
+        self._taken[report.step] = report.metrics
+        self._end_if_reached()
         up.monitor.send("record", kind="train", values=row)
         self._terminal.step(row)
         self._write_status("running")

@@ -53,6 +53,10 @@ class RowPlan:
         """The pass, from 0, that a step belongs to."""
         return (step - 1) // self.steps_per_epoch
 
+    def end_of_pass(self, step: int) -> int:
+        """The last step of the pass that a step belongs to."""
+        return min((self.epoch(step) + 1) * self.steps_per_epoch, self.num_steps)
+
     def rows(self, step: int) -> list[int]:
         """Rows of a step; every pass is shuffled by (seed, epoch)."""
         order = self.trained

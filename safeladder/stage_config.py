@@ -124,6 +124,9 @@ class PreferenceConfig(RowsConfig):
     """Peak learning rate of this stage."""
     select: SelectionConfig | None = None
     """Train a part of the pairs, such as the easy ones; null trains all."""
+    until_accuracy: Share | None = None
+    """End the stage after the first pass in which so large a share of the pairs had a positive
+    margin, so that the policy decides how long a part is trained; null makes all ``epochs``."""
     cutoff: PositiveInt = 4096
     """Most tokens of a prompt with one of its answers. A longer answer is cut; a prompt that leaves
     no room for one is refused."""

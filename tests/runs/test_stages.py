@@ -126,3 +126,29 @@ def test_a_stage_killed_and_resumed_is_the_stage_that_nobody_killed(
     assert (run / "report.html").is_file()
     again = cluster("resume", str(run))
     assert (again.returncode, "finished all of its 12 steps" in again.stderr) == (6, True)
+
+
+def test_a_part_is_trained_until_the_policy_prefers_its_chosen_answers(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_stage(tmp_path, tiny_model, "preference", "until")
+    tree = json.loads(config.read_text())
+    tree["preference"]["until_accuracy"] = 0.8
+    config.write_text(json.dumps(tree))
+    with monkeypatch.context() as patch:
+        patch.setenv(VARIABLE, "loop.finished")
+        assert train(config).returncode != 0
+    run = tmp_path / "runs" / "until"
+    steps = taken(run)
+    assert len(steps) in (EPOCH, 2 * EPOCH), "it ends with a pass, and not with the last one"
+    accuracies = [metrics["accuracy"] for _, metrics in steps]
+    assert sum(accuracies[-EPOCH:]) / EPOCH >= 0.8
+    assert all(
+        sum(accuracies[n : n + EPOCH]) / EPOCH < 0.8 for n in range(0, len(steps) - EPOCH, 4)
+    )
+
+    done = cluster("resume", str(run))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert taken(run) == steps, "the resumed run knows what the pass had measured"
+    assert json.loads((run / "summary.json").read_text())["steps"] == len(steps)
