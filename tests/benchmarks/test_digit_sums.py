@@ -60,7 +60,7 @@ def test_every_way_is_a_config_of_the_same_work(ways: dict[str, list[str]]) -> N
     configs = [load_config([CONFIG], [*words, *common]) for words in ways.values()]
     assert all(config.data.train == (PROMPTS,) for config in configs)
     assert {(c.run.steps, c.schedule.groups_per_step, c.rollout.group_size) for c in configs} == {
-        (30, 8, 8)
+        (45, 8, 8)
     }
     told = {(c.schedule.max_staleness, c.learner.objective.model_dump_json()) for c in configs}
     assert len(told) == len(ways)
