@@ -18,7 +18,7 @@ from pydantic import PositiveInt, model_validator
 from rewards.templates import read_template
 from rewards.untrusted import disarmed
 from safeladder.config_section import Section
-from safeladder.records import Message
+from safeladder.records import THINK_END, Message
 
 DEFAULT = Path(__file__).with_name("soft_rewriter.yaml")
 MIN_WORDS, MAX_WORDS = 3, 60
@@ -67,7 +67,10 @@ class RewriterTemplate(Section):
     def constraint_in(self, reply: str) -> str:
         """The requirement, without a full stop at its end: the renderer puts one. Raises
         ``UnusableReplyError``."""
+        reply = reply.rpartition(THINK_END)[2]
         text = _from_json(reply) if self.reply == "json" else _first_line(reply)
+        if not text.isascii() and text != text.encode(errors="ignore").decode():
+            raise UnusableReplyError(f"holds half a character: {text[:60]!r}")
         text = " ".join(text.split()).rstrip(".").strip()
         words = len(text.split())
         if not MIN_WORDS <= words <= MAX_WORDS:
@@ -88,7 +91,7 @@ def _from_json(reply: str) -> str:
         text = code[1]
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnusableReplyError(f"is no JSON ({error}): {reply[:80]!r}") from None
     value = found.get("added_constraint") if isinstance(found, dict) else None
     if not isinstance(value, str):

@@ -22,7 +22,7 @@ from rewards.judging import UnjudgedError
 from rewards.templates import read_template
 from rewards.untrusted import disarmed
 from safeladder.config_section import Section
-from safeladder.records import Message
+from safeladder.records import THINK_END, Message
 
 DEFAULT = Path(__file__).with_name("pairwise") / "default.yaml"
 LABELS = ("A", "B", "tie")
@@ -30,6 +30,8 @@ _FIELDS = frozenset({"instruction", "constraints", "first", "second", "fence"})
 _LEAD = (
     r"(?:(?:the )?(?:better|best|winner|winning)?\s*(?:answer|response|output)?\s*(?:is)?\s*[:=]?)"
 )
+MAX_CHOICE_CHARS = 80
+"""A longer line is no choice, and would take the expression long."""
 _CHOICE = re.compile(rf"[\W_]*(?i:{_LEAD})[\W_]*(A|B|(?i:tie))[\W_]*")
 
 Ask = Callable[[Sequence[Message]], Awaitable[str]]
@@ -112,16 +114,17 @@ def load_pairwise_template(path: Path | None = None) -> PairwiseTemplate:
 
 
 def parse_choice(reply: str) -> str | None:
-    """``A``, ``B`` or ``tie`` if the reply says that and nothing else in its first line; None if
-    not. An article is no choice: ``A good answer`` has none.
+    """``A``, ``B`` or ``tie`` if the reply, behind what it thought, says that and nothing else in
+    its first line; None if not. An article is no choice: ``A good answer`` has none.
 
     >>> [parse_choice(text) for text in ("B", "**A**.", "The better answer is: B", "Tie")]
     ['B', 'A', 'B', 'tie']
     >>> [parse_choice(text) for text in ("A good answer", "A or B", "", "a")]
     [None, None, None, None]
     """
-    lines = [line for line in reply.splitlines() if line.strip()]
-    match = _CHOICE.fullmatch(lines[0]) if lines else None
+    said = reply.rpartition(THINK_END)[2]
+    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
+    match = _CHOICE.fullmatch(lines[0]) if lines and len(lines[0]) <= MAX_CHOICE_CHARS else None
     if match is None:
         return None
     return match[1] if match[1] in ("A", "B") else "tie"

@@ -12,7 +12,9 @@ from safeladder.errors import ConfigError
 GOOD = '{"modified_instruction": "x", "added_constraint": "Write it for a child of ten years."}'
 
 
-@pytest.mark.parametrize("reply", [GOOD, f"```json\n{GOOD}\n```", f"  {GOOD}\n"])
+@pytest.mark.parametrize(
+    "reply", [GOOD, f"```json\n{GOOD}\n```", f"  {GOOD}\n", f"<think>Hm.</think>{GOOD}"]
+)
 def test_the_added_constraint_is_taken_without_its_full_stop(reply: str) -> None:
     template = load_rewriter_template()
     assert template.constraint_in(reply) == "Write it for a child of ten years"
@@ -23,6 +25,8 @@ def test_the_added_constraint_is_taken_without_its_full_stop(reply: str) -> None
     [
         ("", "is no JSON"),
         (GOOD[:40], "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ('{"added_constraint": "Write it \\ud800 in a plain tone."}', "half a character"),
         (f"Here you are: {GOOD}", "is no JSON"),
         ("[1, 2]", "no text under"),
         ('{"added_constraint": 3}', "no text under"),

@@ -81,6 +81,9 @@ def test_a_judge_that_fails_once_has_not_decided() -> None:
         ("Winner: B\nbecause it is short", "B"),
         ("TIE", "tie"),
         ("a", None),
+        ("<think>B is longer.</think>\nA", "A"),
+        ("the better " + " " * 100_000 + "x", None),
+        ("_" * 100_000, None),
     ],
 )
 def test_choices_are_read_strictly(reply: str, choice: str | None) -> None:
