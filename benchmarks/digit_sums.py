@@ -7,13 +7,13 @@ that is there is read, or gone on with, so a study can be interrupted.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from cluster.history import read_history
 from cluster.run_directory import RunDirectory
@@ -85,10 +85,8 @@ def mean_curve(found: Sequence[Curve], metric: str) -> list[tuple[float, float |
     return points
 
 
-def asked_of(arguments: Sequence[str], doc: str | None, seeds: Sequence[int]) -> Any:
+def asked_of(arguments: Sequence[str], doc: str | None, seeds: Sequence[int]) -> argparse.Namespace:
     """The options that both studies have."""
-    import argparse
-
     parser = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     parser.add_argument("--write", type=Path, help="folder that gets the table and the plots")

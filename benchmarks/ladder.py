@@ -147,10 +147,9 @@ def markdown(columns: Columns, seeds: Sequence[int], misses: Sequence[str]) -> s
 def plot(columns: Columns) -> str:
     """The rates of ``PLOTTED`` from the base (0) up the rungs, as an SVG file."""
     lines: dict[str, list[tuple[float, float | None]]] = {}
-    for metric in next(iter(columns.values())):
-        if metric.rpartition("/")[2].removesuffix("_rate") in ("safe", "helpful", "correct"):
-            rates = [next(iter(columns.values()))[metric]["before"]]
-            rates += [rung[metric]["after"] for rung in columns.values()]
+    for metric, change in next(iter(columns.values())).items():
+        if metric.endswith(("/safe_rate", "/helpful_rate", "/correct_rate")):
+            rates = [change["before"], *(rung[metric]["after"] for rung in columns.values())]
             lines[metric.removesuffix("_rate")] = [(float(i), r) for i, r in enumerate(rates)]
     return standalone(line_plot(PLOTTED, lines, "rung (0: base)"))
 

@@ -92,10 +92,10 @@ def main(arguments: Sequence[str]) -> int:
     asked = asked_of(arguments, __doc__, seeds=(7,))
     found = curves(WAYS, asked.seeds, [*COMMON, *asked.overrides])
     table = compared(found)
-    print(markdown(table), flush=True)
+    text = markdown(table)
+    print(text, flush=True)
     if asked.write is not None:
         asked.write.mkdir(parents=True, exist_ok=True)
-        text = markdown(table)
         for metric, title in PLOTS.items():
             lines = {way: mean_curve(seeds, metric) for way, seeds in found.items()}
             name = f"objectives-{metric.partition('/')[2].replace('_', '-')}.svg"

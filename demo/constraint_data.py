@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from curricula.composer import ComposeOptions, compose_rows
+from curricula.rows import read_rows
 
 SEEDS = Path(__file__).parent / "data" / "seeds.jsonl"
 TYPES = (
@@ -38,11 +39,10 @@ COPIES = {"train": 8, "heldout": 10}
 def main(folder: Path) -> None:
     """Write the two files; the same bytes each time."""
     seeds: dict[str, list[tuple[str, dict[str, str]]]] = {"train": [], "heldout": []}
-    for number, line in enumerate(SEEDS.read_text(encoding="utf-8").splitlines(), 1):
-        seed = json.loads(line)
+    for number, (place, seed) in enumerate(read_rows(SEEDS), 1):
         row = {"id": seed["id"], "prompt": seed["instruction"], "route": "constraints"}
         part = "heldout" if number % EVERY == 0 else "train"
-        seeds[part].append((f"{SEEDS.name}:{number}", row))
+        seeds[part].append((place, row))
     folder.mkdir(parents=True, exist_ok=True)
     for part, rows in seeds.items():
         options = ComposeOptions(counts=(1, 2, 3), types=TYPES, per_seed=COPIES[part], seed=7)
